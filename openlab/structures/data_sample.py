@@ -1,0 +1,97 @@
+"""The one record that every task reads truth from and writes predictions to.
+
+N objects · K classes · J keypoints per object · H, W image height and width · T tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class DataSample:
+    """What is known, or predicted, about one item; fields that do not apply stay ``None``.
+
+    Truth and prediction are two samples of this one type: ``predict`` returns new samples which
+    carry the ``meta`` of the truth they answer.
+
+    Attributes:
+        meta: plain values about the item: ``img_path``, ``img_id``, ``ori_shape`` (H, W before
+            any transform), ``img_shape`` (H, W now), ``scale_factor`` (w, h), ``flip`` ...
+        label: class index, () int64.
+        label_probs: class probabilities: soft or multi-label truth, or prediction, (K,) float.
+        boxes: xyxy in pixels of the current image, (N, 4) float.
+        labels: class index of each object, (N,) int64.
+        scores: confidence of each object, (N,) float.
+        masks: one binary mask for each object, (N, H, W) bool.
+        keypoints: x, y, visibility of each point, (N, J, 3) float.
+        is_crowd: objects that stand for a group and are ignored in matching, (N,) bool.
+        semantic_map: class index of each pixel, 255 = ignored, (H, W) int64.
+        panoptic_map: segment id of each pixel, 0 = none, (H, W) int64.
+        segments: one dict (id, label, score, is_crowd) for each id in ``panoptic_map``.
+        tokens: token ids, (T,) int64.
+        target_tokens: what each position must predict, -100 = ignored, (T,) int64.
+        document_ids: which packed document each token belongs to, (T,) int64.
+        text: decoded text, or raw text before tokenization.
+        extra: what a researcher's own task adds; tensors in it follow ``to``.
+    """
+
+    meta: dict[str, Any] = field(default_factory=dict)
+    label: Tensor | None = None
+    label_probs: Tensor | None = None
+    boxes: Tensor | None = None
+    labels: Tensor | None = None
+    scores: Tensor | None = None
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+    is_crowd: Tensor | None = None
+    semantic_map: Tensor | None = None
+    panoptic_map: Tensor | None = None
+    segments: list[dict[str, Any]] | None = None
+    tokens: Tensor | None = None
+    target_tokens: Tensor | None = None
+    document_ids: Tensor | None = None
+    text: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> DataSample:
+        """Return a copy whose tensors live on ``device``."""
+        moved = {n: v.to(device, non_blocking=non_blocking) for n, v in self.tensors()}
+        extra = {
+            k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v
+            for k, v in self.extra.items()
+        }
+        return replace(self, **moved, extra=extra)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and value of every tensor field that is set."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                yield f.name, value
+
+    def __len__(self) -> int:
+        """Number of objects (N); 0 where the task has none."""
+        for value in (self.boxes, self.labels, self.masks, self.keypoints):
+            if value is not None:
+                return len(value)
+        return 0
+
+    def __repr__(self) -> str:
+        parts = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is None or value == {}:
+                continue
+            if isinstance(value, Tensor):
+                small = value.numel() == 1
+                text = str(value.item()) if small else f'{tuple(value.shape)} {value.dtype}'
+                parts.append(f'{f.name}={text.replace("torch.", "")}')
+            else:
+                parts.append(f'{f.name}={value!r}')
+        return f'DataSample({", ".join(parts)})'
