@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from openlab.registry import MODELS, Registry, import_object
@@ -102,7 +102,7 @@ def signature_of(target: Any) -> inspect.Signature:
         return inspect.Signature()
 
 
-@lru_cache(maxsize=None)
+@cache
 def parameter_hints(target: Any) -> dict[str, Any]:
     """Resolved annotations of a constructor's parameters, by name."""
     function = target.__init__ if isinstance(target, type) else target
@@ -116,8 +116,8 @@ def wants_raw(hint: Any) -> bool:
     """Whether a parameter so annotated takes the config dict itself."""
     options = [a for a in typing.get_args(hint) if a is not type(None)] or [hint]
     return any(
-        isinstance(o, type) and issubclass(o, dict) or typing.get_origin(o) is dict
-        and typing.get_args(o)[1:] == (Any,) for o in options
+        (isinstance(o, type) and issubclass(o, dict)) or (typing.get_origin(o) is dict
+        and typing.get_args(o)[1:] == (Any,)) for o in options
     )
 
 
