@@ -1,0 +1,26 @@
+"""Where the configs and the zoo index that come with openlab are, installed or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PARTS = ('configs', 'model_zoo')
+
+
+def shipped_root() -> Path:
+    """Return the folder that holds ``configs/`` and ``model_zoo/``.
+
+    In an installed package they lie in ``openlab/_shipped``; in a checkout (or an editable
+    install of one) at the top of the repository.
+
+    Raises:
+        FileNotFoundError: if neither is there, which only a broken installation explains.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / '_shipped', package.parent):
+        if all((folder / part).is_dir() for part in PARTS):
+            return folder
+    raise FileNotFoundError(
+        f'the shipped {" and ".join(PARTS)} are neither in {package / "_shipped"} nor in '
+        f'{package.parent}; install openlab again'
+    )
