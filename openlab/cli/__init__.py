@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'data': ('openlab.cli.data', 'check, show and time the data of a config'),
     'model': ('openlab.cli.model', 'parameters, FLOPs, throughput and latency of a model'),
     'log': ('openlab.cli.log', 'plot, compare and export the logs of runs'),
-    'visualize': ('openlab.cli.visualize', 'feature maps, Grad-CAM, schedules, augmentations, t-SNE'),
+    'visualize': ('openlab.cli.visualize', 'features, Grad-CAM, schedules, augmentations, t-SNE'),
     'doctor': ('openlab.cli.doctor', 'versions, devices and what is active on this machine'),
 }
 
