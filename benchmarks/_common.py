@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,8 @@ def machine() -> str:
 
 def processor() -> str:
     """Name of the CPU where the system tells it, else the architecture."""
-    try:
-        with open('/proc/cpuinfo', encoding='utf-8') as lines:
-            for line in lines:
-                if line.startswith('model name'):
-                    return line.split(':', 1)[1].strip()
-    except OSError:
-        pass
+    table = Path('/proc/cpuinfo')
+    for line in table.read_text('utf-8').splitlines() if table.exists() else ():
+        if line.startswith('model name'):
+            return line.split(':', 1)[1].strip()
     return platform.processor() or platform.machine()

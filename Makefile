@@ -1,0 +1,63 @@
+# Every target sets up what it needs in .venv once; a second run starts at once.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+DEMO := work_dirs/demo
+
+.PHONY: demo test test-slow lint docs bench clean help
+
+help:
+	@echo 'make demo       train a digit classifier and show the result'
+	@echo 'make test       fast tests and their coverage'
+	@echo 'make test-slow  the longer tests'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make docs       build the documentation into site/'
+	@echo 'make bench      run the benchmarks and write docs/benchmarks.md'
+	@echo 'make clean      remove .venv and whatever was built'
+
+# One stamp for each set of requirements; setup.py and pyproject.toml decide what is in them.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    || { echo 'openlab needs Python 3.10 or later; try make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' \
+	    || { echo 'this Python has no venv; on Debian: apt-get install python3-venv'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/openlab train configs/quickstart/classification.py --work-dir $(DEMO)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report term $(ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'slow and not gpu' $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check openlab tests tools configs benchmarks docs setup.py
+	$(BIN)/mypy openlab
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo 'open site/index.html'
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/run_all.py --write docs/benchmarks.md
+
+clean:
+	rm -rf $(VENV) build dist site *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
