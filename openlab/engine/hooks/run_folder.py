@@ -1,0 +1,137 @@
+"""Fill the run folder: how the run was made when it starts, its curves while it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import openlab
+from openlab.engine.hooks.base import Hook
+from openlab.engine.run_folder import write_run_folder
+from openlab.registry import HOOKS
+
+if TYPE_CHECKING:
+    from openlab.engine.runner import Runner
+
+
+@HOOKS.register_module()
+class RunFolderHook(Hook):
+    """Write ``run.json``, the resolved config and ``curves.png`` (see ``engine.run_folder``).
+
+    Curves are drawn by a process of low priority of its own, never two at a time, and in the
+    middle of training only as long as drawing took less than ``share`` of the run: training
+    does not wait for them. The last picture is drawn when training ends.
+
+    Args:
+        curves: whether to draw curves.
+        share: largest share of the wall time that drawing may take before training has ended.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, curves: bool = True, share: float = 0.05):
+        self.curves = curves
+        self.share = share
+        self._thread: threading.Thread | None = None
+        self._drawing: subprocess.Popen[bytes] | None = None
+        self._drawing_since = 0.0
+        self._drawing_seconds = 0.0
+        self._started = 0.0
+
+    def before_run(self, runner: Runner) -> None:
+        """Write the config now, and what takes asking (git, versions) beside the training."""
+        if runner.rank != 0:
+            return
+        self._started = perf_counter()
+        cfg = getattr(runner, 'cfg', None)
+        for folder in {Path(runner.work_dir), Path(runner.log_dir)}:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_config(cfg, folder)
+        randomness = (cfg.get('randomness') if isinstance(cfg, dict) else None) or {}
+        self._thread = threading.Thread(
+            target=write_run_folder, args=(runner.log_dir,), daemon=True,
+            kwargs={'seed': getattr(runner, 'seed', randomness.get('seed')),
+                    'overrides': [str(o) for o in getattr(cfg, 'overrides', None) or ()],
+                    'world_size': runner.world_size})
+        self._thread.start()
+
+    def after_val(self, runner: Runner) -> None:
+        """Redraw the curves, unless that would take too much of the time."""
+        self._poll()
+        elapsed = perf_counter() - self._started
+        if self._drawing is None and self._drawing_seconds <= self.share * elapsed:
+            self._draw(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Start the last picture."""
+        self._finish()
+        self._draw(runner)
+
+    def after_run(self, runner: Runner) -> None:
+        """Wait for what is still being written."""
+        self._finish()
+
+    def on_exception(self, runner: Runner, error: BaseException) -> None:
+        """Leave curves of what was trained."""
+        self.after_train(runner)
+        self._finish()
+
+    def _draw(self, runner: Runner) -> None:
+        log = Path(runner.work_dir) / 'log.jsonl'
+        if not self.curves or runner.rank != 0 or not log.exists():
+            return
+        package = str(Path(openlab.__file__).resolve().parents[1])
+        path = os.pathsep.join([package, *filter(None, [os.environ.get('PYTHONPATH')])])
+        self._drawing_since = perf_counter()
+        self._drawing = subprocess.Popen(
+            [sys.executable, '-m', 'openlab.visualization.curves', str(log),
+             str(log.with_name('curves.png'))],
+            env={**os.environ, 'PYTHONPATH': path}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if hasattr(os, 'setpriority'):
+            os.setpriority(os.PRIO_PROCESS, self._drawing.pid, 15)
+
+    def _poll(self) -> None:
+        if self._drawing is not None and self._drawing.poll() is not None:
+            self._reap()
+
+    def _finish(self) -> None:
+        if self._thread is not None:
+            self._thread.join(timeout=60)
+            self._thread = None
+        if self._drawing is not None:
+            self._reap()
+
+    def _reap(self) -> None:
+        drawing, self._drawing = self._drawing, None
+        assert drawing is not None
+        try:
+            _, error = drawing.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            drawing.kill()
+            error = b'no picture after 120 s'
+        self._drawing_seconds += perf_counter() - self._drawing_since
+        if drawing.returncode:
+            text = error.decode(errors='replace').strip().splitlines()
+            print(f'curves.png could not be drawn: {text[-1] if text else "killed"}',
+                  file=sys.stderr)
+
+
+def save_config(cfg: Any, folder: Path) -> Path | None:
+    """Write the resolved config as ``config.py``; as JSON where it is a plain dict."""
+    if cfg is None:
+        return None
+    if hasattr(cfg, 'dump'):
+        file = folder / 'config.py'
+        cfg.dump(file)
+        return file
+    file = folder / 'config.json'
+    file.write_text(json.dumps(cfg, indent=2, ensure_ascii=False, default=str) + '\n',
+                    encoding='utf-8')
+    return file
