@@ -10,11 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'openlab'
 
 # A part may import itself, what stands in ANYWHERE, and the parts that are named here.
-ANYWHERE = {'registry', 'structures', 'device', ''}
+ANYWHERE = {'registry', 'structures', 'device', 'utils', ''}
 LEAVES = {'layers', 'ops'}
 MAY_IMPORT = {
     'shipped': set(),
     'device': set(),
+    'utils': set(),
     'registry': set(),
     'structures': set(),
     'config': {'shipped'},
