@@ -1,0 +1,68 @@
+"""Image classification: a backbone, optionally a neck, and a head that scores classes.
+
+The network sees an image once and gives a score to each class. Everything that varies is an
+argument: which network (backbone), which loss and what the scores mean (head). Truth may be one
+class, or probabilities of classes as mixup and cutmix make them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from openlab.algorithms.base import Algorithm
+from openlab.registry import MODELS
+from openlab.structures.data_sample import DataSample
+
+
+@MODELS.register_module()
+class ImageClassifier(Algorithm):
+    """Backbone, neck and head in a row.
+
+    Args:
+        backbone: image (B, 3, H, W) to a tuple of maps.
+        neck: maps to maps.
+        head: maps to logits; has ``loss`` and ``predict``.
+        preprocessor: see ``Algorithm``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module | None = None,
+        *,
+        head: nn.Module,
+        preprocessor: nn.Module | None = None,
+    ):
+        super().__init__(preprocessor)
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+
+    def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
+        """Logits (B, K) of images (B, 3, H, W)."""
+        feats = self.backbone(inputs)
+        if self.neck is not None:
+            feats = self.neck(feats)
+        return self.head(feats)
+
+    def loss(self, outputs: Tensor, samples: list[DataSample]) -> dict[str, Tensor]:
+        """The head's losses."""
+        return self.head.loss(outputs, samples)
+
+    def predict(self, outputs: Tensor, samples: list[DataSample]) -> list[DataSample]:
+        """The head's predictions: ``label`` and ``label_probs``."""
+        return self.head.predict(outputs, samples)
+
+    def merge_augmented(self, predictions: list[list[DataSample]]) -> list[DataSample]:
+        """Average the class probabilities over augmented views of the same images.
+
+        Args:
+            predictions: for each view, the predictions of all images.
+        """
+        merged = []
+        for views in zip(*predictions, strict=True):
+            probs = torch.stack([view.label_probs for view in views]).mean(0)
+            merged.append(DataSample(meta=dict(views[0].meta), label=probs.argmax(),
+                                     label_probs=probs))
+        return merged

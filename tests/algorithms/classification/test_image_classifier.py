@@ -1,0 +1,55 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from openlab.algorithms.classification.image_classifier import ImageClassifier
+from openlab.backbones.resnet import ResNet
+from openlab.config.build import build
+from openlab.heads.linear_head import LinearHead
+from openlab.structures.data_sample import DataSample
+
+CFG = {
+    'type': ImageClassifier,
+    'backbone': {'type': ResNet, 'depth': 18, 'base_channels': 8, 'stem': 'conv3'},
+    'head': {'type': LinearHead, 'num_classes': 5},
+}
+
+
+def truth_of(*labels):
+    return [DataSample(meta={'img_id': i}, label=torch.tensor(v)) for i, v in enumerate(labels)]
+
+
+def test_head_takes_its_channels_from_the_backbone():
+    model = build(CFG)
+    assert model.head.fc.in_features == model.backbone.out_channels[-1] == 64
+
+
+def test_the_three_modes_give_logits_losses_and_predictions():
+    model, images, truth = build(CFG).eval(), torch.randn(2, 3, 16, 16), truth_of(3, 1)
+    logits = model(images)
+    assert logits.shape == (2, 5)
+    losses = model(images, truth, mode='loss')
+    expected = F.cross_entropy(logits, torch.tensor([3, 1]))
+    torch.testing.assert_close(losses['loss_cls'], expected)
+    predictions = model(images, truth, mode='predict')
+    assert [p.label.item() for p in predictions] == logits.argmax(1).tolist()
+
+
+def test_soft_labels_of_mixup_train():
+    model, images = build(CFG), torch.randn(2, 3, 16, 16)
+    soft = torch.tensor([[0.4, 0.6, 0, 0, 0], [0, 0, 0, 0.1, 0.9]])
+    truth = [DataSample(label_probs=p) for p in soft]
+    losses = model(images, truth, mode='loss')
+    losses['loss_cls'].backward()
+    assert losses['num_items'] == 2
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_views_of_one_image_are_merged_by_their_mean_probability():
+    views = [[DataSample(meta={'img_id': 7}, label_probs=torch.tensor(p))]
+             for p in ([0.6, 0.4], [0.1, 0.9])]
+    merged = build(CFG).merge_augmented(views)
+    assert len(merged) == 1
+    assert merged[0].meta == {'img_id': 7}
+    assert merged[0].label == 1
+    assert merged[0].label_probs.tolist() == pytest.approx([0.35, 0.65])

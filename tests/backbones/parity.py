@@ -1,0 +1,54 @@
+"""Compare a backbone of ours with another project's model that has the same weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from openlab.algorithms.classification.image_classifier import ImageClassifier
+from openlab.heads.linear_head import LinearHead
+from openlab.zoo.key_map import KeyMap
+
+RELATIVE = 1e-4
+
+
+def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, size: int = 32,
+                         num_classes: int = 7, train: bool = True) -> None:
+    """Outputs in training and evaluation, parameter counts and all gradients are equal."""
+    torch.manual_seed(0)
+    for p in peer.parameters():  # published inits hold zeros and ones, which would hide mistakes
+        if p.ndim <= 1:
+            nn.init.uniform_(p, 0.5, 1.0)
+    ours = ImageClassifier(backbone, head=LinearHead(num_classes, backbone.out_channels[-1]))
+    assert count(ours) == count(peer)
+    ours.load_state_dict(key_map.apply(peer.state_dict()))
+
+    images = torch.randn(2, 3, size, size)
+    for mode in (True, False) if train else (False,):
+        ours.train(mode), peer.train(mode)
+        torch.testing.assert_close(ours(images), peer(images), rtol=RELATIVE, atol=1e-5)
+
+    weight = torch.randn(2, num_classes)
+    (ours(images) * weight).sum().backward()
+    (peer(images) * weight).sum().backward()
+    grads = key_map.apply({n: p.grad for n, p in peer.named_parameters()})
+    for name, parameter in ours.named_parameters():
+        assert relative_error(parameter.grad, grads[name]) < RELATIVE, name
+
+
+def relative_error(value: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected value."""
+    scale = expected.abs().max().clamp(min=1e-12)
+    return ((value - expected).abs().max() / scale).item()
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def key_map(backbone: type, source: str) -> KeyMap:
+    """The key map of ``backbone`` for ``source``."""
+    return next(m for m in backbone.weights if m.source == source)
+
+
