@@ -14,7 +14,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from openlab.registry import MODELS, Registry, import_object
+from openlab.registry import (
+    MODELS,
+    REGISTRIES,
+    Registry,
+    UnknownComponentError,
+    import_object,
+)
 
 
 class BuildError(ValueError):
@@ -88,7 +94,14 @@ def _with_in_channels(cfg: Mapping, registry: Registry, feed: Any) -> Mapping:
 def resolve_type(value: Any, registry: Registry = MODELS) -> Any:
     """Return the class or function that a config's ``type`` stands for."""
     if isinstance(value, str):
-        return registry.get(value)
+        try:
+            return registry.get(value)
+        except UnknownComponentError:
+            # A child may be of another kind than its parent: a dataset has transforms.
+            for other in REGISTRIES.values():
+                if value in other.entries() or value in other._module_dict:
+                    return other.get(value)
+            raise
     if hasattr(value, 'dotted_path'):  # a name imported by a pure-Python config, still lazy
         return import_object(value.dotted_path)
     return value
