@@ -1,0 +1,51 @@
+"""From a list of items to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openlab.structures.data_sample import DataSample
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join items that ``PackInputs`` made.
+
+    Inputs of one shape become one tensor; inputs that differ in size stay a list, which the
+    preprocessor pads. Any further key of the items becomes a list.
+
+    Args:
+        items: dicts with ``inputs`` (3, H, W) and ``sample``.
+
+    Returns:
+        ``{'inputs': (B, 3, H, W) or list of (3, H, W), 'samples': list of DataSample}``.
+    """
+    if not items:
+        raise ValueError('cannot collate an empty batch')
+    for item in items:
+        if not isinstance(item, dict) or 'inputs' not in item or 'sample' not in item:
+            keys = sorted(item) if isinstance(item, dict) else type(item).__name__
+            raise ValueError(f"items need 'inputs' and 'sample', got {keys}; end the pipeline "
+                             f"with dict(type='PackInputs')")
+    inputs: list[Tensor] = [item['inputs'] for item in items]
+    samples: list[DataSample] = [item['sample'] for item in items]
+    batch: dict[str, Any] = {'inputs': _stack(inputs), 'samples': samples}
+    for key in items[0]:
+        if key not in ('inputs', 'sample'):
+            batch[key] = [item.get(key) for item in items]
+    return batch
+
+
+def _stack(inputs: list[Tensor]) -> Tensor | list[Tensor]:
+    if len({(x.shape, x.dtype) for x in inputs}) > 1:
+        return inputs
+    if torch.utils.data.get_worker_info() is None:
+        return torch.stack(inputs)
+    # In a worker the batch is written straight into the shared memory that it travels in.
+    first = inputs[0]
+    storage = first._typed_storage()._new_shared(first.numel() * len(inputs), device=first.device)
+    out = first.new(storage).resize_(len(inputs), *first.shape)
+    return torch.stack(inputs, out=out)

@@ -1,0 +1,185 @@
+"""From a file to an RGB array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from openlab.data.errors import DataError
+from openlab.data.transforms.base import Results, Transform
+from openlab.registry import TRANSFORMS
+
+# OpenCV prints warnings of its decoders for files that we report ourselves.
+_SCALES = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+           8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+@TRANSFORMS.register_module()
+class LoadImage(Transform):
+    """Read the image of an item: a path, encoded bytes (``img_bytes``) or an array (``img``).
+
+    The result is (H, W, 3) RGB uint8: EXIF orientation applied, grayscale repeated to three
+    channels, alpha dropped, 16 bit reduced to its upper 8. A file that ends too early is an
+    error although decoders return half an image for it.
+
+    Args:
+        keep_depth: keep 16 bit as uint16.
+        allow_truncated: take half an image with gray below instead of raising an error.
+        backend: ``cv2``, or ``pillow`` for formats that only it reads.
+    """
+
+    def __init__(self, keep_depth: bool = False, allow_truncated: bool = False,
+                 backend: Literal['cv2', 'pillow'] = 'cv2'):
+        if backend not in ('cv2', 'pillow'):
+            raise ValueError(f"backend must be 'cv2' or 'pillow', got {backend!r}")
+        self.keep_depth = keep_depth
+        self.allow_truncated = allow_truncated
+        self.backend = backend
+
+    def __call__(self, results: Results) -> Results:
+        """Decode, and note the size."""
+        image = results.get('img')
+        if image is None:
+            data, name = self._bytes_of(results)
+            image = decode_image(data, name, self.keep_depth, self.allow_truncated, self.backend)
+        results['img'] = as_rgb(image)
+        results['ori_shape'] = results['img_shape'] = results['img'].shape[:2]
+        return results
+
+    def _bytes_of(self, results: Results) -> tuple[bytes, str]:
+        if results.get('img_bytes') is not None:
+            return results['img_bytes'], 'bytes in img_bytes'
+        if 'img_path' not in results:
+            raise DataError(f"LoadImage needs 'img_path', 'img_bytes' or 'img'; the item has "
+                            f'{sorted(results)}')
+        return read_file(results['img_path']), str(results['img_path'])
+
+
+def read_file(path: str | Path) -> bytes:
+    """Bytes of a file.
+
+    Raises:
+        DataError: if it is missing, empty or may not be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f'image file is missing: {path}') from None
+    except OSError as error:
+        raise DataError(f'image file cannot be read: {path} ({error.strerror})') from error
+    if not data:
+        raise DataError(f'image file is empty: {path}')
+    return data
+
+
+def decode_image(data: bytes, name: str = 'bytes', keep_depth: bool = False,
+                 allow_truncated: bool = False, backend: str = 'cv2',
+                 reduce: int = 1) -> np.ndarray:
+    """Decode to (H, W, 3) RGB.
+
+    Args:
+        data: the encoded image.
+        name: what to call it in errors.
+        keep_depth: keep 16 bit as uint16.
+        allow_truncated: accept what can be decoded of an incomplete file.
+        backend: ``cv2`` or ``pillow``.
+        reduce: 2, 4 or 8 decodes a JPEG at that part of its size, which is much faster.
+
+    Raises:
+        DataError: if this is no image, or an incomplete one.
+    """
+    if not allow_truncated and not is_complete(data):
+        raise DataError(f'image file is truncated: {name} ({len(data)} bytes, no end marker)')
+    image = _decode_pillow(data, name) if backend == 'pillow' else None
+    if image is None:
+        flags = _SCALES[reduce] | (cv2.IMREAD_ANYDEPTH if keep_depth else 0)
+        rgb_flag = getattr(cv2, 'IMREAD_COLOR_RGB', None) if reduce == 1 else None
+        try:
+            buffer = np.frombuffer(data, dtype=np.uint8)
+            image = cv2.imdecode(buffer, flags | (rgb_flag or 0))
+        except cv2.error:
+            image = None
+        if image is None:
+            raise DataError(f'not an image, or damaged: {name} ({len(data)} bytes, begins with '
+                            f'{data[:8]!r})')
+        if rgb_flag is None:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
+
+
+def _decode_pillow(data: bytes, name: str) -> np.ndarray:
+    import io
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert('RGB')).copy()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f'not an image, or damaged: {name} ({error})') from error
+
+
+def is_complete(data: bytes) -> bool:
+    """Whether a JPEG or PNG file reaches its end marker; other formats count as complete.
+
+    In JPEG data a marker byte cannot occur inside the coded pixels, so a file cut there has no
+    end marker after its last start of scan. (One of a thumbnail stands before it.)
+    """
+    if data[:3] == b'\xff\xd8\xff':
+        return data.endswith(b'\xff\xd9') or data.rfind(b'\xff\xd9') > data.rfind(b'\xff\xda')
+    if data[:8] == b'\x89PNG\r\n\x1a\n':
+        return data.rfind(b'IEND') >= 0
+    return True
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Bring an array to (H, W, 3): repeat gray, drop alpha.
+
+    Raises:
+        DataError: if its shape is that of no image.
+    """
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim == 2:
+        image = np.stack([image] * 3, axis=-1)
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
+        raise DataError(f'an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), '
+                        f'got {image.shape}')
+    return np.ascontiguousarray(image[..., :3])
+
+
+def read_map(path: str | Path) -> np.ndarray:
+    """Read an image of indices (a semantic map, say) as it is, (H, W); a palette stays indices.
+
+    Raises:
+        DataError: if the file is missing or not a single-channel image.
+    """
+    import io
+
+    from PIL import Image, UnidentifiedImageError
+
+    data = read_file(path)
+    if not is_complete(data):
+        raise DataError(f'image file is truncated: {path} ({len(data)} bytes, no end marker)')
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            array: np.ndarray = np.asarray(image).copy()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f'not an image, or damaged: {path} ({error})') from error
+    if array.ndim != 2:
+        raise DataError(f'a map of class indices must have one channel, {path} has shape '
+                        f'{array.shape}')
+    return array
+
+
+def image_header(data: bytes) -> dict[str, Any]:
+    """Format and size of an encoded image, from its first bytes where Pillow knows it."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return {'format': image.format, 'size': image.size, 'mode': image.mode}
