@@ -107,7 +107,8 @@ def zoo() -> str:
              'measured with openlab.\n']
     if not models:
         return '\n'.join([*parts, 'There is no row yet.\n'])
-    keys = list(dict.fromkeys(k for m in models for k, v in m.items() if isinstance(v, (str, int, float))))
+    plain = (str, int, float)
+    keys = list(dict.fromkeys(k for m in models for k, v in m.items() if isinstance(v, plain)))
     parts.append(f'| {" | ".join(keys)} |\n|{"---|" * len(keys)}')
     parts += [f'| {" | ".join(str(m.get(k, "")) for k in keys)} |' for m in models]
     return '\n'.join([*parts, ''])
