@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AsyncSaver', 'CheckpointError', 'CheckpointParts', 'LoadReport', 'collect', 'find_resumable',
-    'load_trainer_state', 'load_weights', 'read_metadata', 'resolve_checkpoint', 'save_checkpoint',
-    'verify_checkpoint', 'write_pointer',
+    'load_trainer_state', 'load_weights', 'read_metadata', 'resolve_checkpoint', 'resume',
+    'save_checkpoint', 'verify_checkpoint', 'write_pointer',
 ]
 logger = logging.getLogger('openlab')
 
@@ -312,13 +312,7 @@ def collect(runner: Runner) -> CheckpointParts:
         weights = strategy.full_model_state(model)
         write_shards = functools.partial(strategy.write_shards, model, optimizer)
     position = {key: runner.train_loop.state_dict()[key] for key in ('epoch', 'iter')}
-    trainer = {
-        **position,
-        'world_size': distributed.world_size(),
-        'runner': state,
-        # every rank has generators of its own
-        'rng': distributed.all_gather_object(chips.rng_state()),
-    }
+    trainer = {**position, 'world_size': distributed.world_size(), 'runner': state}
     return CheckpointParts(
         model=weights,
         trainer=trainer,
@@ -327,6 +321,31 @@ def collect(runner: Runner) -> CheckpointParts:
         position=position,
         write_shards=write_shards,
     )
+
+
+def resume(runner: Runner, source: str | Path) -> Path:
+    """Put a runner, built and ready to train, where a checkpoint stands.
+
+    Args:
+        runner: its model and everything that ``runner.state_dict`` covers are overwritten.
+        source: a checkpoint folder, a pointer or a work_dir.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: if the checkpoint is damaged or holds weights only.
+        LoadError: if its weights are not those of this model.
+    """
+    folder = resolve_checkpoint(source)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f'{folder} holds weights only; give it as load_from to start a training from it')
+    verify_checkpoint(folder)
+    trainer = load_trainer_state(folder)
+    load_weights(runner.unwrapped_model, folder, ema=False)
+    runner.load_state_dict(trainer['runner'])
+    return folder
 
 
 def _ema_weights(runner: Runner) -> Mapping[str, Tensor] | None:
