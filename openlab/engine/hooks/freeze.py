@@ -31,7 +31,7 @@ def match_names(patterns: Iterable[str], names: Sequence[str], where: str) -> se
         hits = {
             name
             for name in names
-            if name == pattern or name.startswith(f'{pattern}.') or fnmatch.fnmatchcase(name, pattern)
+            if name.startswith(f'{pattern}.') or fnmatch.fnmatchcase(name, pattern)
         }
         if not hits:
             prefixes = {n.rsplit('.', i)[0] for n in names for i in range(n.count('.') + 1)}
@@ -141,24 +141,30 @@ class FreezeHook(Hook):
                 if all(n in self.frozen for n in own) if own else below:
                     yield module
 
-    def _is_over(self, epoch: int) -> bool:
-        return self.unfreeze_epoch is not None and epoch >= self.unfreeze_epoch
+    def before_run(self, runner: Runner) -> None:
+        """Freeze for good, before the model is wrapped for several processes."""
+        if self.unfreeze_epoch is None and runner.train_loop is not None:
+            self._freeze(runner)
 
     def before_train(self, runner: Runner) -> None:
-        """Freeze after loading and before the first gradient, unless that time is over."""
-        if self._is_over(runner.epoch):
-            return
+        """Freeze for a time, once it is known which epoch this is (a run may be resumed)."""
+        over = self.unfreeze_epoch is not None and runner.epoch >= self.unfreeze_epoch
+        if not over and not self.frozen:
+            self._freeze(runner)
+            _rewrap(runner)
+
+    def _freeze(self, runner: Runner) -> None:
         model = runner.unwrapped_model
         names = self.freeze(model)
         runner.logger.info(
             'frozen: %d of %d parameter tensors%s', len(names), sum(1 for _ in model.parameters()),
             '' if self.unfreeze_epoch is None else f' until epoch {self.unfreeze_epoch}',
         )
-        _rewrap(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Unfreeze when it is time."""
-        if self.frozen and self._is_over(runner.epoch):
+        end = self.unfreeze_epoch
+        if self.frozen and end is not None and runner.epoch >= end:
             self.unfreeze(runner.unwrapped_model)
             runner.logger.info('epoch %d: all parameters are free again', runner.epoch)
             _rewrap(runner)

@@ -164,7 +164,7 @@ class NonFiniteGuardHook(Hook):
             raise NonFiniteError(message)
         if self._skips_in_a_row > self.max_skips:
             raise NonFiniteError(f'{self._skips_in_a_row} bad steps in a row; {message}')
-        drop_step(runner)
+        runner.optim_wrapper.skip()
         self.skipped += 1
         if self.action == 'stop':
             runner.train_loop.stop_training = True
@@ -303,7 +303,7 @@ class SpikeGuardHook(Hook):
         if self.action == 'warn':
             self._take(loss)
             return
-        drop_step(runner)
+        runner.optim_wrapper.skip()
         if self.action == 'stop':
             runner.train_loop.stop_training = True
 
@@ -357,12 +357,6 @@ class _LossWindow:
             losses.append(float(loss) / (world_size() if work is not None else 1))
         self._values = []
         return losses
-
-
-def drop_step(runner: Runner) -> None:
-    """Take the gradients away: an optimizer passes over parameters without one."""
-    for parameter in runner.unwrapped_model.parameters():
-        parameter.grad = None
 
 
 def diagnose(runner: Runner, data_batch: Any, random_state: Any = None) -> Diagnosis:
