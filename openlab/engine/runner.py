@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
 from openlab import device as chips
@@ -29,6 +27,7 @@ from openlab.engine.hook_list import HookList, name_of
 from openlab.engine.loggers import LoggerGroup
 from openlab.engine.optim import OptimWrapper
 from openlab.engine.precision import autocast
+from openlab.engine.runner_attributes import RunnerAttributes
 from openlab.engine.schedulers import build_schedules
 from openlab.engine.signals import StopRequest
 from openlab.registry import HOOKS, LOOPS, MODELS, OPTIMIZERS
@@ -44,7 +43,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
 _CHECK_STOP_EVERY = 10  # iterations, where processes must agree
 
 
-class Runner(MMEngineRunner):
+class Runner(RunnerAttributes):
     """Trains, validates and tests one model; the parameters are the top-level keys of a config.
 
     Args:
@@ -116,7 +115,6 @@ class Runner(MMEngineRunner):
         env: dict[str, Any] | None = None,
         cfg: Any = None,
     ):
-        # mmengine's constructor is not called: it would build by its own rules.
         self.cfg = {} if cfg is None else cfg
         self._configs: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ('self', 'cfg')}
@@ -426,7 +424,7 @@ class Runner(MMEngineRunner):
             self.logger.warning('nothing to resume in %s: starting from the beginning',
                                 self._work_dir)
             return
-        checkpoint.resume(self, folder)
+        folder = checkpoint.resume(self, folder)
         self.logger.info('resumed %s: epoch %d, iteration %d', folder, self.epoch, self.iter)
 
     def save_checkpoint(self, folder: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
@@ -459,77 +457,3 @@ class Runner(MMEngineRunner):
     def _learn_dataset(self, dataloader: Any) -> None:
         self.dataset_meta = checks.metainfo_of(dataloader)
         checks.check_classes(self.unwrapped_model, dataloader)
-
-    @property
-    def message_hub(self) -> Any:
-        """mmengine's hub, for hooks of mmengine that want it."""
-        if self._message_hub is None:
-            from mmengine.logging import MessageHub
-
-            self._message_hub = MessageHub.get_instance(self._experiment_name)
-        return self._message_hub
-
-    @property
-    def experiment_name(self) -> str:
-        """Name of the run."""
-        return self._experiment_name
-
-    @property
-    def epoch(self) -> int:
-        """Epochs completed."""
-        return 0 if self._train_loop is None else self._train_loop.epoch
-
-    @property
-    def iter(self) -> int:
-        """Iterations completed."""
-        return 0 if self._train_loop is None else self._train_loop.iter
-
-    @property
-    def max_epochs(self) -> int:
-        """Epochs of the whole training."""
-        return 1 if self._train_loop is None else self._train_loop.max_epochs
-
-    @property
-    def max_iters(self) -> int:
-        """Iterations of the whole training."""
-        return 1 if self._train_loop is None else self._train_loop.max_iters
-
-    @property
-    def train_loop(self) -> Any:
-        """The training loop; ``None`` before ``train``."""
-        return self._train_loop
-
-    @property
-    def val_loop(self) -> Any:
-        """The validation loop; ``None`` without validation."""
-        return self._val_loop
-
-    @property
-    def test_loop(self) -> Any:
-        """The test loop; ``None`` before ``test``."""
-        return self._test_loop
-
-    @property
-    def train_dataloader(self) -> Any:
-        """Where training takes its batches from."""
-        return getattr(self._train_loop, 'dataloader', None)
-
-    @property
-    def val_dataloader(self) -> Any:
-        """Where validation takes its batches from."""
-        return getattr(self._val_loop, 'dataloader', None)
-
-    @property
-    def test_dataloader(self) -> Any:
-        """Where the test takes its batches from."""
-        return getattr(self._test_loop, 'dataloader', None)
-
-    @property
-    def val_evaluator(self) -> Any:
-        """Metrics of the validation."""
-        return getattr(self._val_loop, 'evaluator', None)
-
-    @property
-    def test_evaluator(self) -> Any:
-        """Metrics of the test."""
-        return getattr(self._test_loop, 'evaluator', None)

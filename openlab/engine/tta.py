@@ -6,7 +6,7 @@ V views · B batch · K classes · H, W image height and width
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -32,9 +32,9 @@ class View:
 class TestTimeAugmentation:
     """Predict each view of a batch and merge.
 
-    An algorithm merges by its own ``merge_views(predictions, views)`` (a list for each view, in
-    the coordinates of that view) where it has one. Otherwise predictions of classes are merged
-    by the mean of their probabilities.
+    An algorithm merges by its own ``merge_augmented(predictions)`` where it has one: a list of
+    samples for each view, in the coordinates of that view, which ``meta['view']`` describes.
+    Otherwise predictions of classes are merged by the mean of their probabilities.
 
     Args:
         flip: add the mirror image of each view.
@@ -52,11 +52,16 @@ class TestTimeAugmentation:
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> list[DataSample]:
         """Merged predictions of a preprocessed batch."""
-        predictions = [
-            model(**{**batch, 'inputs': self.apply(batch['inputs'], view)}, mode='predict')
-            for view in self.views]
-        merge = getattr(model, 'merge_views', None)
-        return merge(predictions, self.views) if merge else merge_classes(predictions)
+        predictions = []
+        for view in self.views:
+            samples = [replace(s, meta={**s.meta, 'view': asdict(view)}) for s in batch['samples']]
+            inputs = self.apply(batch['inputs'], view)
+            seen = {**batch, 'inputs': inputs, 'samples': samples}
+            predictions.append(model(**seen, mode='predict'))
+        merged = getattr(model, 'merge_augmented', merge_classes)(predictions)
+        for sample in merged:
+            sample.meta.pop('view', None)
+        return merged
 
     def apply(self, inputs: Tensor, view: View) -> Tensor:
         """Make one view of the inputs, (B, 3, H, W)."""
@@ -83,7 +88,7 @@ def merge_classes(predictions: Sequence[Sequence[DataSample]]) -> list[DataSampl
     for samples in zip(*predictions):
         if any(s.label_probs is None for s in samples):
             raise ValueError('tta merges by label_probs, which these predictions lack; give the '
-                             'algorithm a method merge_views(predictions, views)')
+                             'algorithm a method merge_augmented(predictions)')
         probs = torch.stack([s.label_probs for s in samples]).mean(0)
         merged.append(replace(samples[0], label_probs=probs, label=probs.argmax()))
     return merged
