@@ -57,7 +57,7 @@ def test_a_config_dict_trains_validates_and_tests(tmp_path):
 
 
 def test_an_unknown_top_level_key_is_refused_with_the_nearest_one(tmp_path):
-    with pytest.raises(ValueError, match="'optim_wraper' is no top-level key.*optim_wrapper"):
+    with pytest.raises(ValueError, match=r"'optim_wraper' is no top-level key.*optim_wrapper"):
         make_runner(tmp_path, optim_wraper={})
 
 
