@@ -101,8 +101,7 @@ class LoggerHook(Hook):
         row = {f'val/{name}': value for name, value in values.items()}
         if epoch is not None:
             row = {'epoch': epoch, **row}
-        if runner.train_loop is not None:  # else there is no run whose log this could join
-            runner.log(row, step)
+        runner.log(row, step)
         for name, value in values.items():
             if better(name, value, self.best.get(name)):
                 self.best[name] = value
@@ -274,8 +273,7 @@ def _epoch(runner: Runner, running: bool = False) -> int | None:
 
 def _counts_epochs(runner: Runner) -> bool:
     loop = getattr(runner, 'train_loop', None)
-    by_name = not type(loop).__name__.startswith('Iter')  # mmengine's loops do not say
-    return getattr(loop, 'counts_epochs', by_name)
+    return not type(loop).__name__.startswith('Iter')
 
 
 def _length(loader: Any) -> int:

@@ -50,13 +50,12 @@ class RunFolderHook(Hook):
             return
         self._started = perf_counter()
         cfg = getattr(runner, 'cfg', None)
-        start = Path(runner.work_dir) / 'starts' / runner.timestamp
-        for folder in (Path(runner.work_dir), start):
+        for folder in {Path(runner.work_dir), Path(runner.log_dir)}:
             folder.mkdir(parents=True, exist_ok=True)
             save_config(cfg, folder)
         randomness = (cfg.get('randomness') if isinstance(cfg, dict) else None) or {}
         self._thread = threading.Thread(
-            target=write_run_folder, args=(start,), daemon=True,
+            target=write_run_folder, args=(runner.log_dir,), daemon=True,
             kwargs={'seed': getattr(runner, 'seed', randomness.get('seed')),
                     'overrides': [str(o) for o in getattr(cfg, 'overrides', None) or ()],
                     'world_size': runner.world_size})
@@ -113,10 +112,10 @@ class RunFolderHook(Hook):
         drawing, self._drawing = self._drawing, None
         assert drawing is not None
         try:
-            _, error = drawing.communicate(timeout=30)
+            _, error = drawing.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             drawing.kill()
-            error = b'no picture after 30 s'
+            error = b'no picture after 120 s'
         self._drawing_seconds += perf_counter() - self._drawing_since
         if drawing.returncode:
             text = error.decode(errors='replace').strip().splitlines()
