@@ -17,6 +17,7 @@ TEST = [
 ]
 DOCS = ['mkdocs>=1.6', 'mkdocs-material', 'mkdocstrings[python]']
 ALBUMENTATIONS = ['albumentations']
+LLM = ['tokenizers', 'gguf', 'jinja2']
 WANDB = ['wandb']
 MLFLOW = ['mlflow']
 
@@ -71,12 +72,13 @@ setup(
         'scikit-learn', 'pyyaml', 'psutil',
     ],
     extras_require={
-        'test': TEST + ALBUMENTATIONS,
+        'test': TEST + ALBUMENTATIONS + LLM + ['accelerate'],
         'docs': DOCS,
         'albumentations': ALBUMENTATIONS,
+        'llm': LLM,
         'wandb': WANDB,
         'mlflow': MLFLOW,
-        'all': TEST + DOCS + ALBUMENTATIONS + WANDB + MLFLOW,
+        'all': TEST + DOCS + ALBUMENTATIONS + LLM + WANDB + MLFLOW,
     },
     entry_points={'console_scripts': ['openlab = openlab.cli:main']},
     classifiers=[

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.structure.files import File, Files
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
 from openlab.cli import COMMANDS, Parser
 from openlab.registry import REGISTRIES, Entry
 from openlab.shipped import shipped_root
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def on_files(files: Files, config: object) -> Files:

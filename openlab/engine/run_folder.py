@@ -7,11 +7,10 @@
         predictions.png      validation items with truth and prediction, errors first
         tensorboard/         event files
         checkpoints/         see ``openlab.engine.checkpoint``
-        <timestamp>/         one folder for each start (first, resumed, tested)
-            config.py        what ``openlab config show`` prints for this start
+        starts/<timestamp>/  one folder for each start (first, resumed, tested)
+            config.py        resolved config of this start
             run.json         command line, overrides, seed, git commit, versions, devices
             git_diff.patch   what was not committed; only if there was something
-            <timestamp>.log  messages of this start
 
 ``run.json`` and the config together answer "how exactly was this made"; the patch makes an
 uncommitted experiment repeatable.

@@ -7,7 +7,6 @@ class, or probabilities of classes as mixup and cutmix make them.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from openlab.algorithms.base import Algorithm
@@ -54,15 +53,7 @@ class ImageClassifier(Algorithm):
         """The head's predictions: ``label`` and ``label_probs``."""
         return self.head.predict(outputs, samples)
 
-    def merge_augmented(self, predictions: list[list[DataSample]]) -> list[DataSample]:
-        """Average the class probabilities over augmented views of the same images.
-
-        Args:
-            predictions: for each view, the predictions of all images.
-        """
-        merged = []
-        for views in zip(*predictions, strict=True):
-            probs = torch.stack([view.label_probs for view in views]).mean(0)
-            merged.append(DataSample(meta=dict(views[0].meta), label=probs.argmax(),
-                                     label_probs=probs))
-        return merged
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that the backbone wants kept out of weight decay."""
+        names = getattr(self.backbone, 'no_weight_decay', set)()
+        return {f'backbone.{name}' for name in names}

@@ -95,11 +95,13 @@ def decode_image(data: bytes, name: str = 'bytes', keep_depth: bool = False,
         raise DataError(f'image file is truncated: {name} ({len(data)} bytes, no end marker)')
     image = _decode_pillow(data, name) if backend == 'pillow' else None
     if image is None:
-        flags = _SCALES[reduce] | (cv2.IMREAD_ANYDEPTH if keep_depth else 0)
+        # OpenCV 5 refuses the RGB flag together with the BGR one: it takes its place.
         rgb_flag = getattr(cv2, 'IMREAD_COLOR_RGB', None) if reduce == 1 else None
+        flags = _SCALES[reduce] if rgb_flag is None else rgb_flag
+        flags |= cv2.IMREAD_ANYDEPTH if keep_depth else 0
         try:
             buffer = np.frombuffer(data, dtype=np.uint8)
-            image = cv2.imdecode(buffer, flags | (rgb_flag or 0))
+            image = cv2.imdecode(buffer, flags)
         except cv2.error:
             image = None
         if image is None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmengine.hooks import Hook as MMEngineHook
+from torch import Tensor
 
 if TYPE_CHECKING:
     from openlab.engine.runner import Runner
 
 
 class Hook(MMEngineHook):
-    """mmengine's 22 moments and three more. Hooks observe, save and schedule.
+    """mmengine's 22 moments and four more. Hooks observe, save and schedule.
 
     A hook with state to carry over a resume gives it in ``state_dict`` as tensors and plain
     types.
     """
+
+    def before_backward(self, runner: Runner, outputs: Mapping[str, Tensor]) -> None:
+        """The losses of a batch are known (``outputs``, detached), its gradients not yet."""
 
     def before_optimizer_step(self, runner: Runner) -> None:
         """Gradients are complete, unscaled and clipped; the optimizer has not stepped yet."""

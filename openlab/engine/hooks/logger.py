@@ -101,7 +101,8 @@ class LoggerHook(Hook):
         row = {f'val/{name}': value for name, value in values.items()}
         if epoch is not None:
             row = {'epoch': epoch, **row}
-        runner.log(row, step)
+        if runner.train_loop is not None:  # else there is no run whose log this could join
+            runner.log(row, step)
         for name, value in values.items():
             if better(name, value, self.best.get(name)):
                 self.best[name] = value
@@ -273,7 +274,8 @@ def _epoch(runner: Runner, running: bool = False) -> int | None:
 
 def _counts_epochs(runner: Runner) -> bool:
     loop = getattr(runner, 'train_loop', None)
-    return not type(loop).__name__.startswith('Iter')
+    by_name = not type(loop).__name__.startswith('Iter')  # mmengine's loops do not say
+    return getattr(loop, 'counts_epochs', by_name)
 
 
 def _length(loader: Any) -> int:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TextIO
 
+from openlab.visualization.curves import smaller_is_better
+
 LOADER_IS_SLOW = 0.3  # share of the time waiting for data that is worth a hint
 
 
@@ -235,12 +237,6 @@ def make_display(kind: str = 'auto', logger: logging.Logger | None = None) -> Di
     if kind == 'rich' or (kind == 'auto' and sys.stdout.isatty()):
         return RichDisplay(loggers=() if logger is None else (logger, logging.getLogger()))
     return PlainDisplay(print if logger is None else logger.info)
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Whether a metric falls as a model gets better, judged by its name."""
-    words = metric.lower().replace('/', '_').split('_')
-    return any(w in words for w in ('loss', 'error', 'ece', 'mae', 'mse', 'rmse', 'perplexity'))
 
 
 def better(metric: str, a: float, b: float | None) -> bool:

@@ -50,12 +50,13 @@ class RunFolderHook(Hook):
             return
         self._started = perf_counter()
         cfg = getattr(runner, 'cfg', None)
-        for folder in {Path(runner.work_dir), Path(runner.log_dir)}:
+        start = Path(runner.work_dir) / 'starts' / runner.timestamp
+        for folder in (Path(runner.work_dir), start):
             folder.mkdir(parents=True, exist_ok=True)
             save_config(cfg, folder)
         randomness = (cfg.get('randomness') if isinstance(cfg, dict) else None) or {}
         self._thread = threading.Thread(
-            target=write_run_folder, args=(runner.log_dir,), daemon=True,
+            target=write_run_folder, args=(start,), daemon=True,
             kwargs={'seed': getattr(runner, 'seed', randomness.get('seed')),
                     'overrides': [str(o) for o in getattr(cfg, 'overrides', None) or ()],
                     'world_size': runner.world_size})
@@ -112,10 +113,10 @@ class RunFolderHook(Hook):
         drawing, self._drawing = self._drawing, None
         assert drawing is not None
         try:
-            _, error = drawing.communicate(timeout=120)
+            _, error = drawing.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             drawing.kill()
-            error = b'no picture after 120 s'
+            error = b'no picture after 30 s'
         self._drawing_seconds += perf_counter() - self._drawing_since
         if drawing.returncode:
             text = error.decode(errors='replace').strip().splitlines()

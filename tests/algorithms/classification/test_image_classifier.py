@@ -1,4 +1,3 @@
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -45,11 +44,8 @@ def test_soft_labels_of_mixup_train():
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_views_of_one_image_are_merged_by_their_mean_probability():
-    views = [[DataSample(meta={'img_id': 7}, label_probs=torch.tensor(p))]
-             for p in ([0.6, 0.4], [0.1, 0.9])]
-    merged = build(CFG).merge_augmented(views)
-    assert len(merged) == 1
-    assert merged[0].meta == {'img_id': 7}
-    assert merged[0].label == 1
-    assert merged[0].label_probs.tolist() == pytest.approx([0.35, 0.65])
+def test_parameters_that_the_backbone_keeps_out_of_weight_decay_are_named_in_full():
+    model = build(CFG)
+    assert model.no_weight_decay() == set()
+    model.backbone.no_weight_decay = lambda: {'position'}
+    assert model.no_weight_decay() == {'backbone.position'}

@@ -19,7 +19,7 @@ class TinyRunner:
         self.iter = self.epoch = self.rank = 0
         self.world_size = 1
         self.max_iters, self.max_epochs = max_iters, max_epochs
-        self.train_loop = None
+        self.train_loop = SimpleNamespace(counts_epochs=True)
         self.rows = []
         self.messages = []
         self.logger = SimpleNamespace(info=self.messages.append, warning=self.messages.append,

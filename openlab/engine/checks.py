@@ -1,0 +1,71 @@
+"""What must hold between data and model, looked at before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+_MAX_LISTED = 5
+
+
+def metainfo_of(dataloader: Any) -> dict[str, Any]:
+    """What the dataset tells about itself, such as ``classes``; empty if nothing."""
+    for owner in (dataloader, getattr(dataloader, 'dataset', None)):
+        meta = getattr(owner, 'metainfo', None)
+        if isinstance(meta, Mapping):
+            return dict(meta)
+    return {}
+
+
+def check_classes(model: nn.Module, dataloader: Any) -> None:
+    """Compare the classes of a head with those of the data, and the labels with both.
+
+    Raises:
+        ValueError: if they do not fit; the message names where to change what.
+    """
+    classes = metainfo_of(dataloader).get('classes')
+    heads = list(_heads(model))
+    for name, count in heads:
+        if classes and count != len(classes):
+            some = ', '.join(map(str, classes[:_MAX_LISTED]))
+            raise ValueError(
+                f'{name}.num_classes={count}, but the dataset has {len(classes)} classes '
+                f'({some}{" ..." if len(classes) > _MAX_LISTED else ""}); set it to '
+                f'{len(classes)}')
+    limit = len(classes) if classes else heads[0][1] if len(heads) == 1 else None
+    if limit is not None:
+        _check_labels(dataloader, limit)
+
+
+def _heads(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Key path and class count of each head directly under the model."""
+    for name, child in model.named_children():
+        count = getattr(child, 'num_classes', None)
+        if 'head' in name and isinstance(count, int):
+            yield f'model.{name}', count
+
+
+def _check_labels(dataloader: Any, limit: int) -> None:
+    dataset = getattr(dataloader, 'source', getattr(dataloader, 'dataset', None))
+    labels = getattr(dataset, 'labels', None)
+    if not callable(labels):
+        return
+    values = labels()
+    if len(values) == 0:
+        return
+    flat = values if isinstance(values, np.ndarray) and values.ndim == 1 else [
+        v for item in values for v in np.atleast_1d(np.asarray(item))]
+    array = np.asarray(flat)
+    if array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        return
+    wrong = (array < 0) | (array >= limit)
+    if wrong.any():
+        found = sorted({int(v) for v in array[wrong]})
+        first = int(np.flatnonzero(wrong)[0])
+        hint = ' (do the labels begin at 1?)' if array.min() >= 1 and found == [limit] else ''
+        raise ValueError(
+            f'{int(wrong.sum())} labels of {type(dataset).__name__} lie outside 0 to {limit - 1}: '
+            f'{found[:_MAX_LISTED]}{hint}; the first is label number {first}')
