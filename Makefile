@@ -18,6 +18,11 @@ help:
 	@echo 'make bench      run the benchmarks and write docs/benchmarks.md'
 	@echo 'make clean      remove .venv and whatever was built'
 
+# The OpenCV that mmengine asks for wants the graphics libraries of a desktop. Where they are
+# missing (a bare server, a container), the build without windows takes its place.
+OPENCV = $(BIN)/python -c 'import cv2' 2>/dev/null || $(BIN)/python -m pip install --quiet \
+    --force-reinstall --no-deps opencv-python-headless
+
 # One stamp for each set of requirements; setup.py and pyproject.toml decide what is in them.
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -29,10 +34,12 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
+	@$(OPENCV)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(OPENCV)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.docs: $(VENV)/.demo

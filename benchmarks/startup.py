@@ -16,29 +16,9 @@ from pathlib import Path
 from _common import Report, interleaved
 
 ROOT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONDONTWRITEBYTECODE': ''}
-FIRST_ITERATION = """
-import os
-from openlab.cli import main
-from openlab.engine.hooks.base import Hook
-
-class Stop(Hook):
-    priority = 'LOWEST'
-    def after_train_iter(self, runner, *args, **kwargs):
-        os._exit(0)
-
-import openlab.engine.runner as r
-original = r.Runner.from_config.__func__
-
-def from_config(cls, *args, **kwargs):
-    runner = original(cls, *args, **kwargs)
-    runner.register_hook(Stop())
-    return runner
-
-r.Runner.from_config = classmethod(from_config)
-main(['train', 'quickstart/classification', '--work-dir', {folder!r}])
-os._exit(3)
-"""
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / 'benchmarks')])
+ENV = {**os.environ, 'PYTHONPATH': PATHS, 'PYTHONDONTWRITEBYTECODE': ''}
+HOOKS = "custom_hooks=[dict(type='_first_iteration.StopHook')]"
 
 
 def python(*arguments: str) -> None:
@@ -65,7 +45,8 @@ def seconds_of_import(module: str, absent: str = '') -> float:
 def first_iteration() -> None:
     """From the start of the process to the end of the demo's first iteration."""
     with tempfile.TemporaryDirectory() as folder:
-        python('-c', FIRST_ITERATION.format(folder=folder))
+        python('-m', 'openlab', 'train', 'quickstart/classification', '--work-dir', folder,
+               '--set', HOOKS)
 
 
 def main() -> int:
