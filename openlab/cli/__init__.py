@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'train': ('openlab.cli.train', 'train the model of a config, or resume it'),
     'test': ('openlab.cli.test', 'evaluate weights, or predictions dumped earlier'),
     'infer': ('openlab.cli.infer', 'run a model on images, folders or videos'),
+    'generate': ('openlab.cli.generate', 'continue a prompt with a language model'),
+    'chat': ('openlab.cli.chat', 'talk to a language model in the terminal'),
     'config': ('openlab.cli.config', 'show, explain, compare and check configs'),
     'registry': ('openlab.cli.registry', 'list and describe components'),
     'data': ('openlab.cli.data', 'check, show and time the data of a config'),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import platform
+import shutil
 import subprocess
 import threading
 import time
@@ -68,6 +69,8 @@ class CheckpointParts:
         ema: averaged weights by name.
         metadata: plain data for the header of the weights: config, classes, versions ...
         position: ``{'epoch': ..., 'iter': ...}``, finished ones.
+        assets: files that the weights are of no use without, such as a tokenizer's, by the name
+            they get in the checkpoint.
         write_shards: on several sharded ranks, what each rank runs to write its part.
     """
 
@@ -76,6 +79,7 @@ class CheckpointParts:
     ema: Mapping[str, Tensor] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     position: Mapping[str, Any] = field(default_factory=dict)
+    assets: Mapping[str, Path] = field(default_factory=dict)
     write_shards: Callable[[Path], None] | None = None
 
 
@@ -231,6 +235,8 @@ def _write_files(parts: CheckpointParts, folder: Path) -> None:
         write_weights(folder / EMA, parts.ema, parts.metadata)
     if parts.trainer is not None:
         write_trainer_state(folder / TRAINER, parts.trainer)
+    for name, file in parts.assets.items():
+        shutil.copyfile(file, folder / name)
     write_meta(folder, parts.position)
 
 
@@ -319,6 +325,7 @@ def collect(runner: Runner) -> CheckpointParts:
         ema=_ema_weights(runner),
         metadata={**describe_run(runner), **position},
         position=position,
+        assets={k: Path(v) for k, v in _dataset_meta(runner).get('asset_files', {}).items()},
         write_shards=write_shards,
     )
 

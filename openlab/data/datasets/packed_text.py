@@ -120,11 +120,11 @@ class PackedTextDataset(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """The tokenizer's folder and size, which checkpoints and ``openlab generate`` need."""
+        """Size of the vocabulary, and the tokenizer's files, which every checkpoint takes along."""
         return {
-            'tokenizer': str(self.tokenizer_dir),
             'vocab_size': self.tokenizer.vocab_size,
             'classes': (),
+            'asset_files': {file.name: str(file) for file in self.tokenizer_dir.glob('*.json')},
         }
 
     def __len__(self) -> int:
