@@ -47,6 +47,7 @@ $(VENV)/.docs: $(VENV)/.demo
 	@touch $@
 
 demo: $(VENV)/.demo
+	@rm -rf $(DEMO)
 	$(BIN)/openlab train configs/quickstart/classification.py --work-dir $(DEMO)
 
 test: $(VENV)/.test

@@ -68,7 +68,7 @@ setup(
     cmdclass={'build_py': BuildWithShippedFiles},
     install_requires=[
         'torch>=2.6', 'torchvision>=0.21', 'mmengine>=0.10.7', 'opencv-python>=4.8',
-        'numpy>=1.26', 'addict', 'safetensors', 'rich', 'tensorboard', 'matplotlib',
+        'numpy>=1.26', 'pillow', 'addict', 'safetensors', 'rich', 'tensorboard', 'matplotlib',
         'scikit-learn', 'pyyaml', 'psutil',
     ],
     extras_require={

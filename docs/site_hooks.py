@@ -126,7 +126,7 @@ def api() -> dict[str, str]:
         if not tree.body or file.name == '__main__.py':
             continue
         doc = (ast.get_docstring(tree) or '').split('\n\n')[0].replace('\n', ' ')
-        pages[f'reference/api/{module}.md'] = f'# {module}\n\n::: {module}\n'
+        pages[f'reference/api/{module}.md'] = f'::: {module}\n'
         rows.append(f'| [`{module}`]({module}.md) | {doc} |')
     head = '# Python API\n\nRead from the docstrings.\n\n| module | what it is |\n|---|---|\n'
     pages['reference/api/index.md'] = head + '\n'.join(rows) + '\n'
