@@ -26,8 +26,10 @@ from torch import Tensor
 import openlab
 from openlab import device as chips
 from openlab.engine import distributed
+from openlab.engine import strategy as strategies
 from openlab.engine.checkpoint_files import (
     EMA,
+    SHARDED,
     TRAINER,
     WEIGHTS,
     CheckpointError,
@@ -46,7 +48,7 @@ from openlab.engine.checkpoint_files import (
     write_trainer_state,
     write_weights,
 )
-from openlab.engine.loading import LoadReport, load_weights
+from openlab.engine.loading import LoadReport, load_weights, tensors_of
 
 if TYPE_CHECKING:
     from openlab.engine.runner import Runner
@@ -309,25 +311,31 @@ def load_trainer_state(path: str | Path) -> dict[str, Any]:
 def collect(runner: Runner) -> CheckpointParts:
     """Take everything a checkpoint holds from a runner; every rank must call this."""
     model = runner.unwrapped_model
-    strategy = getattr(runner, 'strategy', None)
-    weights = model.state_dict()
-    write_shards = None
+    weights: Mapping[str, Any] = model.state_dict()
+    averaged = _averaged_weights(runner)
     state = dict(runner.state_dict())
-    if strategy is not None and getattr(strategy, 'sharded', False):
+    write_shards = None
+    if _is_sharded(runner):
         optimizer = runner.optim_wrapper.optimizer
-        weights = strategy.full_model_state(model)
-        write_shards = functools.partial(strategy.write_shards, model, optimizer)
-    position = {key: runner.train_loop.state_dict()[key] for key in ('epoch', 'iter')}
-    trainer = {**position, 'world_size': distributed.world_size(), 'runner': state}
+        weights = strategies.full_state(weights)
+        averaged = None if averaged is None else strategies.full_state(averaged)
+        # its tensors are in the shards
+        state['optim_wrapper'] = {**state['optim_wrapper'], 'optimizer': None}
+        write_shards = functools.partial(strategies.write_shards, model=model, optimizer=optimizer)
+    position = {key: state['loop'][key] for key in ('epoch', 'iter')}
     return CheckpointParts(
-        model=weights,
-        trainer=trainer,
-        ema=_ema_weights(runner),
+        model=tensors_of(weights),
+        trainer={**position, 'world_size': distributed.world_size(), 'runner': state},
+        ema=averaged,
         metadata={**describe_run(runner), **position},
         position=position,
         assets={k: Path(v) for k, v in _dataset_meta(runner).get('asset_files', {}).items()},
         write_shards=write_shards,
     )
+
+
+def _is_sharded(runner: Runner) -> bool:
+    return bool(getattr(getattr(runner, 'strategy', None), 'sharded', False))
 
 
 def resume(runner: Runner, source: str | Path) -> Path:
@@ -349,13 +357,26 @@ def resume(runner: Runner, source: str | Path) -> Path:
         raise CheckpointError(
             f'{folder} holds weights only; give it as load_from to start a training from it')
     verify_checkpoint(folder)
-    trainer = load_trainer_state(folder)
+    state = dict(load_trainer_state(folder)['runner'])
     load_weights(runner.unwrapped_model, folder, ema=False)
-    runner.load_state_dict(trainer['runner'])
+    _resume_optimizer(runner, folder, state)
+    runner.load_state_dict(state)
     return folder
 
 
-def _ema_weights(runner: Runner) -> Mapping[str, Tensor] | None:
+def _resume_optimizer(runner: Runner, folder: Path, state: dict[str, Any]) -> None:
+    """Where shards are read or written, let ``state`` hold this rank's part of the optimizer."""
+    model, optimizer = runner.unwrapped_model, runner.optim_wrapper.optimizer
+    if (folder / SHARDED).is_dir():
+        strategies.read_shards(folder, model, optimizer)
+    elif _is_sharded(runner):
+        strategies.spread_optimizer_state(model, optimizer, state['optim_wrapper']['optimizer'])
+    else:
+        return
+    state['optim_wrapper'] = {**state['optim_wrapper'], 'optimizer': optimizer.state_dict()}
+
+
+def _averaged_weights(runner: Runner) -> Mapping[str, Tensor] | None:
     for hook in runner.hooks:
         give = getattr(hook, 'averaged_state_dict', None)
         if give is not None:
@@ -367,7 +388,7 @@ def describe_run(runner: Runner) -> dict[str, Any]:
     """Plain data that makes weights usable on their own: config, classes, versions ..."""
     cfg = getattr(runner, 'cfg', None)
     config = cfg.to_plain() if hasattr(cfg, 'to_plain') else None
-    meta = _dataset_meta(runner)
+    meta = getattr(runner, 'dataset_meta', None) or {}
     return {
         'openlab': openlab.__version__,
         'config': config,
@@ -380,12 +401,6 @@ def describe_run(runner: Runner) -> dict[str, Any]:
         'seed': getattr(runner, 'seed', None),
         'saved_at': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     }
-
-
-def _dataset_meta(runner: Runner) -> Mapping[str, Any]:
-    loader = getattr(runner, 'train_dataloader', None)
-    found = getattr(getattr(loader, 'dataset', None), 'metainfo', None)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:

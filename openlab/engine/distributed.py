@@ -66,9 +66,18 @@ def start_process_group(timeout_s: float = 1800.0, device: torch.device | None =
     dist.init_process_group(mixed, timeout=timedelta(seconds=timeout_s))
 
 
+def start_alone(device: torch.device | None = None) -> None:
+    """Start a process group of one, for what only works inside a group."""
+    if not is_distributed():
+        device = device or chips.get_device()
+        store = dist.HashStore()
+        dist.init_process_group(chips.backend_for(device), store=store, rank=0, world_size=1)
+
+
 def stop_process_group() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, together with the other ranks."""
     if is_distributed():
+        dist.barrier()  # a rank that leaves while others still talk to it aborts them
         dist.destroy_process_group()
 
 

@@ -96,9 +96,7 @@ class CheckpointHook(Hook):
                 f'save_best={self.save_best!r} needs validation, but there is none; give '
                 'val_dataloader, val_cfg and val_evaluator, or leave save_best out')
         if self.by_epoch is None:
-            from openlab.engine.loops import IterTrainLoop
-
-            self.by_epoch = not isinstance(runner.train_loop, IterTrainLoop)
+            self.by_epoch = getattr(runner.train_loop, 'counts_epochs', True)
         self._saved_iter = int(runner.iter)  # just resumed, or nothing to save yet
         if distributed.is_main_process():
             recover_interrupted(self._folder(runner))
@@ -161,7 +159,7 @@ class CheckpointHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Save the end of the training; return when all is on disk."""
-        if self.save_last:
+        if self.save_last or runner.iter < runner.max_iters:  # the latter: asked to stop
             self._save(runner, self._name(runner))
         self._saver.wait()
 
