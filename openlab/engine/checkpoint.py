@@ -388,7 +388,7 @@ def describe_run(runner: Runner) -> dict[str, Any]:
     """Plain data that makes weights usable on their own: config, classes, versions ..."""
     cfg = getattr(runner, 'cfg', None)
     config = cfg.to_plain() if hasattr(cfg, 'to_plain') else None
-    meta = getattr(runner, 'dataset_meta', None) or {}
+    meta = _dataset_meta(runner)
     return {
         'openlab': openlab.__version__,
         'config': config,
@@ -401,6 +401,10 @@ def describe_run(runner: Runner) -> dict[str, Any]:
         'seed': getattr(runner, 'seed', None),
         'saved_at': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     }
+
+
+def _dataset_meta(runner: Runner) -> Mapping[str, Any]:
+    return getattr(runner, 'dataset_meta', None) or {}
 
 
 def _preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
