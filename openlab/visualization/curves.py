@@ -202,7 +202,7 @@ def _draw_panel(axis: Any, name: str, members: Sequence[str], runs: Mapping[str,
         else:
             axis.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.25)
             axis.plot(xs, smoothed(ys, smooth), color=colour, linewidth=1.8, label=label)
-    _style(axis, name, x)
+    style_axis(axis, name, x)
     flat = [v for *_, ys in drawn for v in ys]
     if 'loss' in name and flat and min(flat) > 0 and max(flat) / min(flat) > 100:
         axis.set_yscale('log')
@@ -219,7 +219,8 @@ def _mark_best(axis: Any, key: str, xs: Sequence[float], ys: Sequence[float],
     return f'best {ys[best]:.4g} at {xs[best]:g}'
 
 
-def _style(axis: Any, name: str, x: str) -> None:
+def style_axis(axis: Any, name: str, x: str) -> None:
+    """Give a panel its title and the quiet look that all pictures share."""
     axis.set_title(name, fontsize=10.5, loc='left')
     axis.set_xlabel({'iter': 'iteration'}.get(x, x), fontsize=8.5)
     axis.tick_params(labelsize=8)
