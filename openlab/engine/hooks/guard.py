@@ -376,7 +376,8 @@ def diagnose(runner: Runner, data_batch: Any, random_state: Any = None) -> Diagn
     model.zero_grad(set_to_none=True)
     if random_state is not None:
         _set_random_state(random_state, runner.device)
-    with _first_bad_output(model, found):
+    # Compiled code would not call the hooks that look at each module.
+    with _first_bad_output(model, found), torch.compiler.set_stance('force_eager'):
         batch = runner.preprocess(data_batch, training=True)
         with runner.optim_wrapper.forward_context(model, True):
             losses = model(**batch, mode='loss')
