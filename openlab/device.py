@@ -154,11 +154,15 @@ def max_memory_allocated(device: torch.device | None = None) -> int:
 
 
 def reset_peak_memory(device: torch.device | None = None) -> None:
-    """Start ``max_memory_allocated`` anew (the CPU's peak cannot be reset)."""
+    """Start ``max_memory_allocated`` anew (on the CPU: where the kernel allows it, Linux)."""
     device = device or get_device()
     call = _function('reset_peak_memory_stats', device)
     if call is not None:
         call(device)
+    elif device.type == 'cpu':
+        # 5 resets the peak of resident memory; other systems have no such file.
+        with contextlib.suppress(OSError), open('/proc/self/clear_refs', 'w') as file:  # noqa: PTH123
+            file.write('5')
 
 
 def memory_info(device: torch.device | None = None) -> tuple[int, int]:

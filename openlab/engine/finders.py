@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -184,14 +185,21 @@ def _suggest(result: LrFinderResult) -> None:
     logs = [math.log(lr) for lr in result.lrs]
     low = min(range(len(logs)), key=result.smoothed.__getitem__)
     end = max(low, 2)
-    slopes = [
-        (result.smoothed[i + 1] - result.smoothed[i - 1]) / (logs[i + 1] - logs[i - 1])
-        for i in range(1, end)
-    ]
+    # A line through several points: the difference of two neighbours is mostly noise.
+    reach = max(2, len(logs) // 12)
+    slopes = [_slope(logs, result.smoothed, i, reach) for i in range(1, end)]
     steep = 1 + min(range(len(slopes)), key=slopes.__getitem__)
     result.steepest = result.lrs[steep]
     result.lowest = result.lrs[low]
     result.suggestion = min(result.steepest, result.lowest / 3)
+
+
+def _slope(x: list[float], y: list[float], centre: int, reach: int) -> float:
+    """Slope of the line through the points around ``centre``, by least squares."""
+    part = slice(max(0, centre - reach), centre + reach + 1)
+    mean_x, mean_y = statistics.fmean(x[part]), statistics.fmean(y[part])
+    up = sum((a - mean_x) * (b - mean_y) for a, b in zip(x[part], y[part]))
+    return up / sum((a - mean_x) ** 2 for a in x[part])
 
 
 def plot_sweep(result: LrFinderResult, path: Path) -> Path:
@@ -247,16 +255,18 @@ def find_batch_size(
         )
     prepare(runner)
     loader = runner.train_dataloader
-    items = _some_items(loader.dataset, MOST_ITEMS)
-    most = min(max_size or len(loader.dataset), len(loader.dataset))
+    dataset = getattr(loader, 'source', loader.dataset)  # ours wraps it to seed each item
+    collate = getattr(loader.collate_fn, 'collate', loader.collate_fn)
+    most = min(max_size or len(dataset), len(dataset))
     free, _ = chips.memory_info(runner.device)
     limit = int(memory_limit * free) if memory_limit <= 1 else int(memory_limit)
 
     def try_size(size: int) -> BatchTrial:
-        return _try_batch(runner, loader.collate_fn, items, size, num_steps, limit, trials)
+        return _try_batch(runner, collate, items, size, num_steps, limit, trials)
 
     trials: dict[int, BatchTrial] = {}
     with untouched(runner):
+        items = _some_items(dataset, MOST_ITEMS)
         runner.model.train()
         best, reason = _search(try_size, trials, min(start, most), most, min_gain)
     chips.empty_cache()

@@ -10,7 +10,8 @@ from mmengine.runner.priority import Priority, get_priority
 
 from openlab.engine.hooks.base import Hook
 
-MOMENTS = (*MMEngineHook.stages, 'before_optimizer_step', 'after_optimizer_step', 'on_exception')
+MOMENTS = (*MMEngineHook.stages, 'before_backward', 'before_optimizer_step',
+           'after_optimizer_step', 'on_exception')
 _EMPTY = {getattr(base, name) for base in (MMEngineHook, Hook) for name in MOMENTS
           if hasattr(base, name)}
 # mmengine routes these moments to a common method unless a hook overrides them.

@@ -35,6 +35,7 @@ def train_step(runner: Runner, data_batch: Any, is_last: bool) -> dict[str, Tens
     with optim.forward_context(runner.model, steps_now):
         losses = runner.model(**batch, mode='loss')
         total, outputs = sum_losses(losses)
+        runner.call_hook('before_backward', outputs=outputs)
         # Inside the context: whether gradients are synchronised is decided during backward.
         optim.backward(total, losses.get('num_items', _num_samples(batch)))
     if steps_now:

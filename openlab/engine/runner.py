@@ -248,19 +248,23 @@ class Runner(RunnerAttributes):
     def train(self) -> nn.Module:
         """Train to the end, or until asked to stop; returns the model."""
         with self._watched():
-            self._train_loop = self.build_loop('train')
-            if self._train_loop is None:
-                raise ValueError('training needs train_dataloader and train_cfg')
-            self._val_loop = self.build_loop('val')
-            self._learn_dataset(self._train_loop.dataloader)
-            self.call_hook('before_run')
-            self.load_weights()
-            self._prepare_training()
+            self.prepare_training()
             self.resume()
             self._start_loggers()
             model = self._train_loop.run()
             self.call_hook('after_run')
         return model
+
+    def prepare_training(self) -> None:
+        """Build all that training needs, up to the first step; for tools that try steps out."""
+        self._train_loop = self.build_loop('train')
+        if self._train_loop is None:
+            raise ValueError('training needs train_dataloader and train_cfg')
+        self._val_loop = self.build_loop('val')
+        self._learn_dataset(self._train_loop.dataloader)
+        self.call_hook('before_run')
+        self.load_weights()
+        self._prepare_model()
 
     def val(self) -> dict[str, float]:
         """Validate the model as it is."""
@@ -283,7 +287,7 @@ class Runner(RunnerAttributes):
             self.call_hook('after_run')
         return metrics
 
-    def _prepare_training(self) -> None:
+    def _prepare_model(self) -> None:
         """Wrap the model and build what updates it; in this order, as each needs the last."""
         configs = self._configs
         model = model_setup.checkpoint_activations(

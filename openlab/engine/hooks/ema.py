@@ -247,7 +247,7 @@ class EMAHook(Hook):
         if self.average is not None:
             self.average.swap_out()
 
-    def ema_state_dict(self) -> dict[str, Tensor] | None:
+    def averaged_state_dict(self, runner: Runner) -> dict[str, Tensor] | None:
         """The model's state dict with averaged values; ``None`` before training.
 
         Sharded values are gathered, so every process must call this.

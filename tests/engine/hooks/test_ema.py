@@ -175,7 +175,7 @@ def test_state_dict_for_saving_has_all_names_of_the_model_also_shared_ones():
     with torch.no_grad():
         model.head.weight += 2
     hook.after_optimizer_step(runner)
-    state = hook.ema_state_dict()
+    state = hook.averaged_state_dict(runner)
     assert state.keys() == model.state_dict().keys()
     assert torch.equal(state['tied.weight'], model.head.weight - 1)
     model.load_state_dict(state)
