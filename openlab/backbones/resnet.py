@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from openlab.backbones.stages import check_out_stages
 from openlab.layers.act import make_act
 from openlab.layers.conv import ConvNormAct
 from openlab.layers.drop import DropPath, drop_path_probs
@@ -172,28 +173,28 @@ _SETTINGS: dict[int, tuple[str, tuple[int, ...]]] = {
 }
 
 _BLOCK_KEYS = (
-    *((rf'^layer{i + 1}\.', f'backbone.stages.{i}.') for i in range(4)),
+    *((rf'^layer{i + 1}\.', f'stages.{i}.') for i in range(4)),
     (r'\.conv(\d)\.', r'.conv\1.conv.'),
     (r'\.bn(\d)\.', r'.conv\1.norm.'),
     (r'\.se\.fc1\.', '.se.reduce.'),
     (r'\.se\.fc2\.', '.se.expand.'),
-    (r'^fc\.', 'head.fc.'),
+    (r'^fc\.', '../head.fc.'),
 )
 _PLAIN_KEYS = (
     *_BLOCK_KEYS,
-    (r'^conv1\.', 'backbone.stem.0.conv.'),
-    (r'^bn1\.', 'backbone.stem.0.norm.'),
+    (r'^conv1\.', 'stem.0.conv.'),
+    (r'^bn1\.', 'stem.0.norm.'),
     (r'\.downsample\.0\.', '.shortcut.conv.'),
     (r'\.downsample\.1\.', '.shortcut.norm.'),
 )
 _RESNET_D_KEYS = (
     *_BLOCK_KEYS,
-    (r'^conv1\.0\.', 'backbone.stem.0.conv.'),
-    (r'^conv1\.1\.', 'backbone.stem.0.norm.'),
-    (r'^conv1\.3\.', 'backbone.stem.1.conv.'),
-    (r'^conv1\.4\.', 'backbone.stem.1.norm.'),
-    (r'^conv1\.6\.', 'backbone.stem.2.conv.'),
-    (r'^bn1\.', 'backbone.stem.2.norm.'),
+    (r'^conv1\.0\.', 'stem.0.conv.'),
+    (r'^conv1\.1\.', 'stem.0.norm.'),
+    (r'^conv1\.3\.', 'stem.1.conv.'),
+    (r'^conv1\.4\.', 'stem.1.norm.'),
+    (r'^conv1\.6\.', 'stem.2.conv.'),
+    (r'^bn1\.', 'stem.2.norm.'),
     (r'\.downsample\.1\.', '.shortcut.conv.'),
     (r'\.downsample\.2\.', '.shortcut.norm.'),
 )
@@ -262,7 +263,7 @@ class ResNet(nn.Module):
                              'for another one give block and num_blocks')
         block = block or _SETTINGS[depth][0]
         num_blocks = tuple(num_blocks or _SETTINGS[depth][1])
-        self.out_stages = check_out_stages(out_stages, last=len(num_blocks) + 1)
+        self.out_stages = check_out_stages(out_stages, first=2, last=len(num_blocks) + 1)
         # A stage after the last wanted one would cost time and never get a gradient.
         num_blocks = num_blocks[: self.out_stages[-1] - 1]
 
@@ -328,16 +329,3 @@ def make_stem(kind: str, in_channels: int, channels: int, norm: dict[str, Any] |
             ConvNormAct(half, channels, 3, **style),
             pool)
     raise ValueError(f"ResNet has the stems 'conv7', 'deep' and 'conv3', not {kind!r}")
-
-
-def check_out_stages(out_stages: Sequence[int], last: int, first: int = 2) -> tuple[int, ...]:
-    """Return ``out_stages`` as a tuple if they rise within [first, last].
-
-    Raises:
-        ValueError: if they do not.
-    """
-    stages = tuple(out_stages)
-    if not stages or list(stages) != sorted(set(stages)) or not (
-            first <= stages[0] and stages[-1] <= last):
-        raise ValueError(f'out_stages must rise within {first} to {last}, not {stages}')
-    return stages

@@ -221,7 +221,7 @@ def _candidates(
             for key_map in maps:
                 if not key_map.matches(unwrapped):
                     continue
-                renamed = {prefix + k: v for k, v in key_map.apply(unwrapped).items()}
+                renamed = key_map.apply_at(prefix, unwrapped)
                 label = _joined(unwrapped_label, f'key map {key_map.source!r}',
                                 f'for {prefix.rstrip(".")}' if prefix else '')
                 yield label, renamed, key_map.dropped(unwrapped)

@@ -3,6 +3,9 @@
 A key map sits beside the class it serves, as data: ``weights = [KeyMap('torchvision', ...)]``.
 It renames (regular expressions, in order), drops (each with its reason) and transforms tensors
 (reshape, split, transpose); names of ours never bend to a source's.
+
+Names are those inside the class. One that begins with ``../`` lies beside it: the map of a
+backbone names the classifier of published weights ``../head.fc.``.
 """
 
 from __future__ import annotations
@@ -49,6 +52,18 @@ class KeyMap:
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
+
+    def apply_at(self, prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Apply the map for a module at ``prefix`` (``'backbone.'``) of a model.
+
+        Where the module is the whole model (no prefix), what lies beside it is left out.
+        """
+        parent = prefix.rstrip('.').rpartition('.')[0]
+        beside = f'{parent}.' if parent else ''
+        return {
+            beside + name.removeprefix('../') if name.startswith('../') else prefix + name: tensor
+            for name, tensor in self.apply(state).items()
+            if prefix or not name.startswith('../')}
 
     def dropped(self, state: Mapping[str, Tensor]) -> dict[str, str]:
         """Keys that the map leaves out, with the reason."""

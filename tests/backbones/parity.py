@@ -21,7 +21,7 @@ def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, 
             nn.init.uniform_(p, 0.5, 1.0)
     ours = ImageClassifier(backbone, head=LinearHead(num_classes, backbone.out_channels[-1]))
     assert count(ours) == count(peer)
-    ours.load_state_dict(key_map.apply(peer.state_dict()))
+    ours.load_state_dict(loaded(key_map, peer.state_dict()))
 
     images = torch.randn(2, 3, size, size)
     for mode in (True, False) if train else (False,):
@@ -31,9 +31,14 @@ def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, 
     weight = torch.randn(2, num_classes)
     (ours(images) * weight).sum().backward()
     (peer(images) * weight).sum().backward()
-    grads = key_map.apply({n: p.grad for n, p in peer.named_parameters()})
+    grads = loaded(key_map, {n: p.grad for n, p in peer.named_parameters()})
     for name, parameter in ours.named_parameters():
         assert relative_error(parameter.grad, grads[name]) < RELATIVE, name
+
+
+def loaded(key_map: KeyMap, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` under the names of a classifier of ours."""
+    return key_map.apply_at('backbone.', state)
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:

@@ -45,3 +45,13 @@ def test_a_format_is_recognised_by_its_keys():
     assert not key_map.matches({'stages.0.w': torch.ones(1), 'fc.bias': torch.ones(1)})
     named = KeyMap('timm', renames=[(r'^head\.', 'h.')], signature=[r'^blocks\.'])
     assert named.matches({'blocks.0.w': torch.ones(1)})
+
+
+def test_names_beside_a_module_are_placed_relative_to_where_it_sits():
+    key_map = KeyMap('x', renames=[(r'^fc\.', '../head.fc.')])
+    state = {'conv.weight': torch.ones(1), 'fc.weight': torch.ones(2)}
+    assert list(key_map.apply_at('backbone.', state)) == [
+        'backbone.conv.weight', 'head.fc.weight']
+    assert list(key_map.apply_at('student.backbone.', state)) == [
+        'student.backbone.conv.weight', 'student.head.fc.weight']
+    assert list(key_map.apply_at('', state)) == ['conv.weight']

@@ -3,7 +3,7 @@
 https://www.image-net.org. One folder for each class in ``data/imagenet/train`` and ``.../val``.
 """
 
-from openlab.data.datasets.image_folder import ImageFolder
+from openlab.data.datasets.imagenet import ImageNet
 from openlab.data.samplers import DefaultSampler
 from openlab.data.transforms.crop import CenterCrop, RandomResizedCrop
 from openlab.data.transforms.flip import RandomFlip
@@ -19,8 +19,9 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type=DefaultSampler, shuffle=True),
     dataset=dict(
-        type=ImageFolder,
-        data_root=f'{data_root}/train',
+        type=ImageNet,
+        data_root=data_root,
+        split='train',
         pipeline=[
             dict(type=LoadImage),
             dict(type=RandomResizedCrop, size=image_size),
@@ -31,8 +32,9 @@ val_dataloader = dict(
     batch_size=128,
     sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(
-        type=ImageFolder,
-        data_root=f'{data_root}/val',
+        type=ImageNet,
+        data_root=data_root,
+        split='val',
         pipeline=[
             dict(type=LoadImage),
             dict(type=Resize, shorter=image_size * 8 // 7),

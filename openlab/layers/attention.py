@@ -1,0 +1,49 @@
+"""Self-attention over a sequence of tokens.
+
+Vaswani et al., Attention Is All You Need, https://arxiv.org/abs/1706.03762
+
+B batch · N tokens · D embedding · H heads
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the fused kernels of torch compute it.
+
+    Args:
+        embed_dim: size of a token (D).
+        num_heads: number of heads, a divisor of ``embed_dim``.
+        qkv_bias: add a bias to queries, keys and values.
+        attention_dropout: probability to drop an attention weight in training.
+        dropout: probability to drop an output in training.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool = True,
+                 attention_dropout: float = 0.0, dropout: float = 0.0):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f'embed_dim={embed_dim} cannot be split over num_heads={num_heads}')
+        self.num_heads = num_heads
+        self.attention_dropout = attention_dropout
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Let every token look at the others.
+
+        Args:
+            x: tokens, (B, N, D).
+            mask: True where a token may look, or values to add to the logits; any shape that
+                broadcasts to (B, H, N, N) from at least two dimensions.
+        """
+        B, N, D = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.attention_dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.dropout(self.proj(x.transpose(1, 2).reshape(B, N, D)))
