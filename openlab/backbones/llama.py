@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openlab.layers.rms_norm import RMSNorm
 from openlab.layers.rotary import RotaryEmbedding
 from openlab.registry import MODELS
 
@@ -125,9 +124,9 @@ class LlamaBlock(nn.Module):
         norm_eps: float,
     ):
         super().__init__()
-        self.attention_norm = RMSNorm(embed_dim, norm_eps)
+        self.attention_norm = nn.RMSNorm(embed_dim, norm_eps)
         self.attention = LlamaAttention(embed_dim, num_heads, num_kv_heads, head_dim)
-        self.mlp_norm = RMSNorm(embed_dim, norm_eps)
+        self.mlp_norm = nn.RMSNorm(embed_dim, norm_eps)
         self.mlp = SwiGLU(embed_dim, hidden_dim)
 
     def forward(
@@ -159,7 +158,7 @@ class LlamaDecoder(nn.Module):
         head_dim: E, by default D / H.
         rope_base: base of the rotary wavelengths.
         rope_scaling: see ``RotaryEmbedding``.
-        norm_eps: see ``RMSNorm``.
+        norm_eps: added to the mean square in norms, against division by zero.
     """
 
     def __init__(
@@ -196,7 +195,7 @@ class LlamaDecoder(nn.Module):
             LlamaBlock(embed_dim, num_heads, num_kv_heads, head_dim, hidden_dim, norm_eps)
             for _ in range(num_layers)
         )
-        self.norm = RMSNorm(embed_dim, norm_eps)
+        self.norm = nn.RMSNorm(embed_dim, norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -48,6 +48,7 @@ from openlab.engine.checkpoint_files import (
     write_trainer_state,
     write_weights,
 )
+from openlab.engine.checks import metainfo_of
 from openlab.engine.loading import LoadReport, load_weights, tensors_of
 
 if TYPE_CHECKING:
@@ -404,7 +405,7 @@ def describe_run(runner: Runner) -> dict[str, Any]:
 
 
 def _dataset_meta(runner: Runner) -> Mapping[str, Any]:
-    return getattr(runner, 'dataset_meta', None) or {}
+    return metainfo_of(getattr(runner, 'train_dataloader', None))
 
 
 def _preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -90,3 +90,27 @@ def test_local_path_finds_files_of_packages_and_of_the_disk(tmp_path):
     file = tmp_path / 'a b.txt'
     file.touch()
     assert local_path(file) == local_path(file.as_uri()) == file
+
+
+def test_a_checkpoint_of_ours_holds_all_that_generation_needs(folder, tmp_path):
+    from openlab.engine.checkpoint import CheckpointParts, save_checkpoint
+
+    model, tokenizer = load_language_model(folder)
+    config = {
+        'type': 'CausalLM',
+        'backbone': {
+            'type': 'LlamaDecoder', 'vocab_size': tokenizer.vocab_size, 'embed_dim': 32,
+            'num_layers': 2, 'num_heads': 4, 'context_length': 64,
+        },
+        'head': {'type': 'CausalLMHead', 'vocab_size': tokenizer.vocab_size},
+    }  # fmt: skip
+    parts = CheckpointParts(
+        model=model.state_dict(), metadata={'config': {'model': config}},
+        assets={f.name: f for f in folder.glob('tokenizer*.json')},
+    )  # fmt: skip
+    save_checkpoint(parts, tmp_path / 'iter_00000001')
+    again, its_tokenizer = load_language_model(tmp_path / 'iter_00000001')
+    sampling = Sampling(max_new_tokens=10)
+    assert its_tokenizer.encode('def main') == tokenizer.encode('def main')
+    prompt = [tokenizer.encode('def main')]
+    assert generate(again, prompt, sampling) == generate(model, prompt, sampling)
