@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/1708.07747. The four IDX files, gzipped or not, belong into
 ``data/fashion-mnist``. Where Debian's package ``dataset-fashion-mnist`` is installed:
-``--set data_root=/usr/share/dataset-fashion-mnist``.
+``--set data_root=/usr/share/datasets/fashion-mnist``.
 """
 
 from openlab.data.datasets.mnist import FashionMnist
