@@ -11,7 +11,9 @@ import difflib
 import importlib
 import importlib.util
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from mmengine import registry as root
 
 ENTRY_POINT_GROUP = 'openlab.components'
 _REGISTRATION = re.compile(
-    r'^@(?:\w+\.)?(?P<registry>[A-Z_]+)\.register_module\([^)]*\)[ \t]*\n'
+    r'^@(?:\w+\.)?(?P<registry>[A-Z_]+)\.register_module\((?P<arguments>[^)]*)\)[ \t]*\n'
     r'(?:@[^\n]*\n)*(?:class|def)[ \t]+(?P<name>\w+)',
     re.MULTILINE,
 )
@@ -69,7 +71,7 @@ class Registry(root.Registry):
         super().__init__(name, parent=parent, scope='openlab')
         self.packages = packages
         self.libraries = libraries
-        self._scanned: dict[str, dict[str, Entry]] = {}
+        self._scanned: dict[str, list[Entry]] = {}
 
     def get(self, key: str) -> Any:
         """Return the class (or function) registered as ``key`` or living at that dotted path.
@@ -81,7 +83,7 @@ class Registry(root.Registry):
             return self._module_dict[key]
         entry = self.entries().get(key)
         if entry is not None:
-            return getattr(importlib.import_module(entry.module), key)
+            return import_object(f'{entry.module}.{entry.name}')
         if '.' in key or ':' in key:
             return import_object(key)
         for library in self.libraries:
@@ -95,14 +97,24 @@ class Registry(root.Registry):
         raise UnknownComponentError(f'no {self.name} named {key!r}{hint}', near)
 
     def entries(self) -> dict[str, Entry]:
-        """All components that source files register here, by name; nothing is imported."""
+        """All components that source files register here, by name; nothing is imported.
+
+        Raises:
+            ValueError: if two files register the same name.
+        """
         found: dict[str, Entry] = {}
         for package in (*self.packages, *outside_packages()):
             if package not in self._scanned:
-                self._scanned[package] = {
-                    e.name: e for e in scan_package(package) if REGISTRIES.get(e.registry) is self
-                }
-            found.update(self._scanned[package])
+                self._scanned[package] = [
+                    e for e in scan_package(package) if REGISTRIES.get(e.registry) is self
+                ]
+            for entry in self._scanned[package]:
+                other = found.setdefault(entry.name, entry)
+                if (other.file, other.line) != (entry.file, entry.line):
+                    raise ValueError(
+                        f'two {self.name}s are named {entry.name}: {other.file}:{other.line} and '
+                        f'{entry.file}:{entry.line}; rename one of them'
+                    )
         return found
 
     def names(self) -> list[str]:
@@ -115,19 +127,37 @@ class Registry(root.Registry):
 
 
 def scan_package(package: str) -> list[Entry]:
-    """Read all files of a package (or of a single module) for registrations."""
-    spec = importlib.util.find_spec(package)
-    if spec is None:
-        raise ModuleNotFoundError(f'no package named {package!r} to search for components')
+    """Read all files of a package (or of a single module) for registrations.
+
+    Raises:
+        ModuleNotFoundError: if there is no such package.
+    """
+    folders, file = _find_source(package)
     entries = []
-    for folder in spec.submodule_search_locations or ():
-        for file in sorted(Path(folder).rglob('*.py')):
-            parts = file.relative_to(folder).with_suffix('').parts
+    for folder in folders:
+        for path in sorted(folder.rglob('*.py')):
+            parts = path.relative_to(folder).with_suffix('').parts
             module = '.'.join((package, *(p for p in parts if p != '__init__')))
-            entries += _scan_file(file, module)
-    if not spec.submodule_search_locations and spec.origin:
-        entries += _scan_file(Path(spec.origin), package)
+            entries += _scan_file(path, module)
+    if file is not None:
+        entries += _scan_file(file, package)
     return entries
+
+
+def _find_source(package: str) -> tuple[list[Path], Path | None]:
+    """Return the folders of a package, or the file of a module, importing at most its top."""
+    top, *inner = package.split('.')
+    spec = importlib.util.find_spec(top)
+    folders = [Path(f, *inner) for f in (spec.submodule_search_locations if spec else None) or ()]
+    found = [f for f in folders if f.is_dir()]
+    if found:
+        return found, None
+    for folder in folders:
+        if inner and folder.with_suffix('.py').is_file():
+            return [], folder.with_suffix('.py')
+    if spec is not None and not inner and spec.origin:
+        return [], Path(spec.origin)
+    raise ModuleNotFoundError(f'no package named {package!r} to search for components')
 
 
 def _scan_file(file: Path, module: str) -> list[Entry]:
@@ -138,9 +168,38 @@ def _scan_file(file: Path, module: str) -> list[Entry]:
     ]
 
 
+@cache
 def outside_packages() -> tuple[str, ...]:
     """Packages that other installed projects offer through the entry-point group."""
-    return tuple(e.value for e in entry_points(group=ENTRY_POINT_GROUP))
+    return tuple(dict.fromkeys(e.module for e in entry_points(group=ENTRY_POINT_GROUP)))
+
+
+def import_custom(custom_imports: Mapping[str, Any] | Sequence[str] | str | None) -> None:
+    """Import the modules that a config names in ``custom_imports``, so that they register.
+
+    Args:
+        custom_imports: module names, or mmengine's ``dict(imports=[...],
+            allow_failed_imports=False)``.
+
+    Raises:
+        ImportError: if a module cannot be imported and may not fail.
+    """
+    may_fail = False
+    if isinstance(custom_imports, Mapping):
+        may_fail = bool(custom_imports.get('allow_failed_imports'))
+        custom_imports = custom_imports.get('imports', ())
+    names = [custom_imports] if isinstance(custom_imports, str) else custom_imports or ()
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f'{name}.'.startswith(f'{error.name}.'):
+                raise
+            if not may_fail:
+                raise ImportError(
+                    f'custom_imports: no module named {error.name!r}; install its project, or '
+                    f'run from the folder that holds it with PYTHONPATH=.'
+                ) from error
 
 
 def import_object(path: str) -> Any:

@@ -240,15 +240,30 @@ def is_declared(path: tuple[Step, ...], node: Any) -> bool:
     """Whether a key that is absent from a config is nevertheless known by that name.
 
     Top-level keys are those of the runner; inside a dict with a ``type`` they are the arguments
-    of its constructor (which is imported to find out, in this case only).
+    of its constructor (which is imported to find out, in this case only); so they are in a dict
+    that the engine takes for arguments, such as a dataloader's.
     """
     if len(path) == 1:
         return path[0] in top_level_keys()
-    if not (isinstance(node, Mapping) and 'type' in node):
+    if not isinstance(node, Mapping):
         return False
-    from openlab.config.build import resolve_type, signature_of
+    from openlab.config.build import accepted_arguments, resolve_type
+    from openlab.config.slots import slot_at
+    from openlab.registry import UnknownComponentError, import_object
 
-    return path[-1] in signature_of(resolve_type(node['type'])).parameters
+    slot = slot_at(path[:-1])
+    if slot is not None and path[-1] in slot.known:
+        return True
+    try:
+        if 'type' in node:
+            target = resolve_type(node['type'])
+        elif slot is not None and slot.default is not None:
+            target = import_object(slot.default)
+        else:
+            return False
+    except (UnknownComponentError, ImportError):
+        return False  # check_config says so, with its place
+    return path[-1] in (accepted_arguments(target) or ())
 
 
 @cache

@@ -267,6 +267,14 @@ def test_an_override_may_set_an_argument_that_the_signature_knows(base):
         load_config(base, ['optim_wrapper.optimizer.weight_deca=0.1'])
 
 
+def test_an_override_may_set_what_the_engine_declares(base):
+    cfg = load_config(base, ['train_dataloader.num_workers=0', 'randomness.deterministic=true'])
+    assert cfg.train_dataloader.num_workers == 0
+    assert cfg.randomness.deterministic is True
+    with pytest.raises(ConfigError, match='num_worker'):
+        load_config(base, ['train_dataloader.num_worker=0'])
+
+
 def test_an_override_of_what_nothing_reads_is_an_error(write):
     path = write('a.py', 'work_dir = "x"\nlearning_rate = 1\n')
     with pytest.raises(ConfigError, match="nothing in the config reads 'learning_rate'"):
