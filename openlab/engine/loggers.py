@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from openlab.config.build import build
 from openlab.registry import LOGGERS
-from openlab.utils.json_lines import append_row, is_number, keep_rows
+from openlab.utils.json_lines import append_row, is_number, keep_rows, read_rows
 
 
 class ScalarLogger(ABC):
@@ -55,6 +55,7 @@ class JsonLinesLogger(ScalarLogger):
     def __init__(self, filename: str = 'log.jsonl'):
         self.filename = filename
         self._stream: TextIO | None = None
+        self._written: tuple[int, set[frozenset[str]]] = (-1, set())
 
     def start(self, work_dir: Path, config: dict[str, Any], step: int) -> None:
         """Open the file; drop the rows that this run is going to write again."""
@@ -63,6 +64,10 @@ class JsonLinesLogger(ScalarLogger):
         if file.exists():
             if step > 0:
                 keep_rows(file, lambda row: row.get('iter', 0) <= step)
+                # A kill between a validation and the next checkpoint makes the validation
+                # happen twice; its row is there already.
+                self._written = (step, {
+                    frozenset(row) for row in read_rows(file) if row.get('iter') == step})
             else:  # a new run in an old folder: keep the old rows, but out of the way
                 file.replace(_free_name(file))
         self._stream = file.open('a', encoding='utf-8')
@@ -71,7 +76,9 @@ class JsonLinesLogger(ScalarLogger):
         """Append one line."""
         if self._stream is None:
             raise RuntimeError('JsonLinesLogger.log was called before start(work_dir, ...)')
-        append_row(self._stream, {'iter': step, **scalars})
+        row = {'iter': step, **scalars}
+        if step != self._written[0] or frozenset(row) not in self._written[1]:
+            append_row(self._stream, row)
 
     def close(self) -> None:
         """Close the file."""

@@ -123,6 +123,8 @@ def plot_curves(runs: Mapping[str, Rows], out: str | Path, *, keys: Sequence[str
     if missing or not chosen:
         raise ValueError(f'nothing to draw for {missing or "train/... and val/..."}; '
                          f'scalars in the log: {", ".join(present) or "none"}')
+    if not keys:
+        chosen = [k for k in chosen if not _repeats_loss(runs, k)]
     panels = _panels(chosen, is_single=len(runs) == 1)
     dropped = panels[MAX_PANELS:]
     panels = panels[:MAX_PANELS]
@@ -146,6 +148,12 @@ def save_figure(figure: Any, out: str | Path, dpi: int = 130) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return out
+
+
+def _repeats_loss(runs: Mapping[str, Rows], key: str) -> bool:
+    """Whether a loss is the only part of the total, and so the same curve."""
+    return key.startswith('train/loss_') and all(
+        row[key] == row.get('train/loss') for rows in runs.values() for row in rows if key in row)
 
 
 def _panels(keys: Sequence[str], is_single: bool) -> list[tuple[str, list[str]]]:

@@ -250,7 +250,7 @@ def draw_grid(
             top = y + (height - h)  # captions differ in height: pictures stand on one line
             frame = frames[number * columns + column] if frames else None
             if frame is not None:
-                thick = max(2, pad // 3)
+                thick = max(2, pad // 4)
                 corners = (x - thick, top - thick), (x + w - 1 + thick, top + h - 1 + thick)
                 cv2.rectangle(sheet, *corners, frame, -1)
             sheet[top:top + h, x:x + w] = picture

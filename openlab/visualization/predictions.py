@@ -67,7 +67,7 @@ def prediction_sheet(
     if columns is None:
         widest = max(p.shape[1] for p in pictures) if pictures else 1
         columns = int(np.clip(2200 // widest, 2, 8))
-    return draw_grid(pictures, columns, frames=frames,
+    return draw_grid(pictures, columns, frames=frames, pad=14,
                      header=_header(title, errors, len(order), is_label=_is_label(predictions)))
 
 

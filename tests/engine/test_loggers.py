@@ -41,6 +41,20 @@ def test_a_resume_removes_the_rows_it_is_going_to_write_again(tmp_path):
     assert [r['iter'] for r in read_rows(tmp_path / 'log.jsonl')] == list(range(1, 10))
 
 
+def test_a_validation_repeated_by_a_resume_has_one_row(tmp_path):
+    for start in (0, 2):
+        logger = JsonLinesLogger()
+        logger.start(tmp_path / 'a', {}, start)
+        if start == 0:
+            logger.log({'train/loss': 0.5}, 2)
+        logger.log({'val/accuracy': 0.75}, 2)
+        logger.log({'val/accuracy': 0.8}, 3)
+        logger.close()
+    rows = [(r['iter'], *r) for r in read_rows(tmp_path / 'a' / 'log.jsonl')]
+    assert rows == [(2, 'iter', 'train/loss'), (2, 'iter', 'val/accuracy'),
+                    (3, 'iter', 'val/accuracy')]
+
+
 def test_a_new_run_in_an_old_folder_moves_the_old_rows_aside(tmp_path):
     write(tmp_path, [1, 2])
     write(tmp_path, [1])

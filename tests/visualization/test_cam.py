@@ -67,7 +67,7 @@ def two_spots(height=16, width=24):
 def test_the_map_peaks_where_the_class_gets_its_score_from(model, target, spot):
     cam = grad_cam(model, two_spots(), target)[0]
     assert cam.shape == (16, 24)
-    assert cam[spot] > 0.85
+    assert cam[spot] > 0.7
     assert cam[14, 2] < 0.1  # nothing is there
     assert cam[tuple(reversed([(2, 2), (14, 22)]))[target]] < 0.1  # the other class
     peak = divmod(int(cam.argmax()), 24)

@@ -20,6 +20,7 @@ from torch import Tensor
 from openlab.device import get_device, max_memory_allocated, resident_memory
 from openlab.engine.hooks.base import Hook
 from openlab.engine.hooks.progress import (
+    DISPLAYS,
     LOADER_IS_SLOW,
     Display,
     Progress,
@@ -46,7 +47,8 @@ class LoggerHook(Hook):
     equal those of an uninterrupted one.
 
     Args:
-        interval: iterations between two rows.
+        interval: iterations between two rows; by default 50, and fewer in a training so short
+            that it would have less than 20 rows.
         smooth: iterations over which the losses on the progress line are averaged; the rows
             are not smoothed.
         display: ``rich`` (live line), ``plain`` (text lines) or ``auto``: rich on a terminal.
@@ -54,18 +56,20 @@ class LoggerHook(Hook):
 
     priority = 'BELOW_NORMAL'
 
-    def __init__(self, interval: int = 50, smooth: int = 50, display: str = 'auto'):
-        if interval < 1 or smooth < 1:
+    def __init__(self, interval: int | None = None, smooth: int = 50, display: str = 'auto'):
+        if (interval is not None and interval < 1) or smooth < 1:
             raise ValueError(
                 f'interval and smooth must be at least 1, not interval={interval}, '
                 f'smooth={smooth}')
-        self.interval = interval
+        if display not in DISPLAYS:
+            raise ValueError(f'display must be one of {DISPLAYS}, not {display!r}')
+        self.is_auto = interval is None
+        self.interval = interval or 50
+        self.smooth = smooth
         self.display_kind = display
         self.best: dict[str, float] = {}
-        self._rows_to_smooth = max(1, round(smooth / interval))
-        self._pending: deque[Mapping[str, Any]] = deque(maxlen=min(interval, MAX_PENDING))
-        self._smooth: dict[str, deque[float]] = defaultdict(
-            lambda: deque(maxlen=self._rows_to_smooth))
+        self._pending: deque[Mapping[str, Any]] = deque(maxlen=MAX_PENDING)
+        self._smooth: dict[str, deque[float]] = {}
         self._display: Display | None = None
         self._timer: TimerHook | None = None
         self._clock: tuple[float, int] | None = None  # when the first row came, and its step
@@ -75,6 +79,9 @@ class LoggerHook(Hook):
         """Find the timer and open the display."""
         self._timer = next((h for h in runner.hooks if isinstance(h, TimerHook)), None)
         self._clock = None
+        self._smooth.clear()
+        if self.is_auto:
+            self.interval = min(50, max(1, runner.max_iters // 20))
         self._open_display(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
@@ -133,7 +140,7 @@ class LoggerHook(Hook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the unfinished row."""
-        self._pending = deque(state.get('pending', ()), maxlen=self._pending.maxlen)
+        self._pending = deque(state.get('pending', ()), maxlen=MAX_PENDING)
         self.best = dict(state.get('best', {}))
 
     def _write_row(self, runner: Runner, step: int) -> None:
@@ -144,6 +151,7 @@ class LoggerHook(Hook):
         lr = learning_rate(runner.optim_wrapper)
         device_bytes, rss_bytes = device_memory(), resident_memory()
         row: dict[str, float] = {} if epoch is None else {'epoch': epoch}
+        losses = dict(sorted(losses.items(), key=lambda item: item[0] != 'loss'))
         row |= {f'train/{name}': value for name, value in losses.items()}
         if lr is not None:
             row['train/lr'] = lr
@@ -157,14 +165,16 @@ class LoggerHook(Hook):
             row['memory/device_mib'] = device_bytes / 2**20
         runner.log(row, step)
         for name, value in losses.items():
-            self._smooth[name].append(value)
+            window = self._smooth.setdefault(
+                name, deque(maxlen=max(1, round(self.smooth / self.interval))))
+            window.append(value)
         if runner.rank != 0 or self._display is None:
             return
         smooth = {n: math.fsum(v) / len(v) for n, v in self._smooth.items()}
         self._display.update(Progress(
             step=step, max_steps=runner.max_iters, epoch=epoch,
             max_epochs=runner.max_epochs if epoch is not None else None,
-            losses=dict(sorted(smooth.items(), key=lambda item: item[0] != 'loss')), lr=lr,
+            losses=smooth, lr=lr,
             data_share=speed.data_share if speed else 0.0,
             items_per_second=speed.items_per_second * world_size if speed else 0.0,
             device_bytes=device_bytes, rss_bytes=rss_bytes,

@@ -12,7 +12,8 @@ from typing import Any, TextIO
 
 from openlab.visualization.curves import smaller_is_better
 
-LOADER_IS_SLOW = 0.3  # share of the time waiting for data that is worth a hint
+LOADER_IS_SLOW = 0.4  # share of the time waiting for data that is worth a hint
+DISPLAYS = ('auto', 'rich', 'plain')
 
 
 @dataclass
@@ -53,7 +54,10 @@ def describe(progress: Progress, losses: int = 4) -> list[str]:
         progress: what to describe.
         losses: most losses to name.
     """
-    parts = [f'{name} {value:.4g}' for name, value in list(progress.losses.items())[:losses]]
+    shown = list(progress.losses.items())[:losses]
+    if len(shown) > 1 and shown[0][1] == shown[1][1]:
+        del shown[1]  # the only part of a total says nothing new
+    parts = [f'{name} {value:.4g}' for name, value in shown]
     if progress.lr is not None:
         parts.append(f'lr {progress.lr:.3g}')
     parts.append(f'{progress.items_per_second:,.4g} img/s' if progress.items_per_second < 100
@@ -116,7 +120,7 @@ class PlainDisplay(Display):
     def __init__(self, write: Any = print, every_seconds: float = 30.0):
         self.write = write
         self.every_seconds = every_seconds
-        self._shown = 0.0
+        self._shown = perf_counter()
 
     def update(self, progress: Progress) -> None:
         """Write one line."""
@@ -175,7 +179,7 @@ class RichDisplay(Display):
     def update(self, progress: Progress) -> None:
         """Repaint."""
         self._last = progress
-        self._paint(' · '.join(describe(progress)))
+        self._paint(' · '.join(describe(progress)[:-1]))  # the time left stands beside the bar
 
     def validating(self, done: int, total: int) -> None:
         """Repaint, a few times a second at most."""
@@ -216,7 +220,8 @@ class RichDisplay(Display):
         if done is not None:
             share = done.step / max(done.max_steps, 1)
             bar.add_row(Text(position(done), style='bold'),
-                        ProgressBar(total=1.0, completed=share, width=24), f'{share:4.0%}')
+                        ProgressBar(total=1.0, completed=share, width=24), f'{share:4.0%}',
+                        describe(done)[-1])
         style = 'yellow' if done is not None and done.data_share > LOADER_IS_SLOW else 'cyan'
         self._live.update(Group(bar, Text(text, style=style, no_wrap=True, overflow='ellipsis')),
                           refresh=True)
@@ -232,8 +237,8 @@ def make_display(kind: str = 'auto', logger: logging.Logger | None = None) -> Di
     Raises:
         ValueError: if ``kind`` is something else.
     """
-    if kind not in ('auto', 'rich', 'plain'):
-        raise ValueError(f"display must be 'auto', 'rich' or 'plain', not {kind!r}")
+    if kind not in DISPLAYS:
+        raise ValueError(f'display must be one of {DISPLAYS}, not {kind!r}')
     if kind == 'rich' or (kind == 'auto' and sys.stdout.isatty()):
         return RichDisplay(loggers=() if logger is None else (logger, logging.getLogger()))
     return PlainDisplay(print if logger is None else logger.info)

@@ -74,6 +74,15 @@ def test_rows_after_a_resume_in_mid_interval_equal_those_of_an_unbroken_run():
     assert second.rows[-1]['train/loss'] == whole.rows[-1]['train/loss']
 
 
+def test_a_short_training_still_gets_twenty_rows():
+    runner = TinyRunner(LoggerHook(display='plain'), max_iters=60)
+    runner.train([1.0] * 60)
+    assert [r['iter'] for r in runner.rows] == list(range(3, 61, 3))
+    long = LoggerHook(display='plain')
+    long.before_train(TinyRunner(max_iters=10**6))
+    assert long.interval == 50
+
+
 def test_losses_are_read_from_the_device_only_when_a_row_is_due(monkeypatch):
     reads = []
     tolist = torch.Tensor.tolist
@@ -152,6 +161,8 @@ def test_iterations_between_rows_cost_under_30_microseconds():
 def test_an_interval_of_zero_is_refused():
     with pytest.raises(ValueError, match='interval'):
         LoggerHook(interval=0)
+    with pytest.raises(ValueError, match=r"display must be one of .*plain.*, not 'fancy'"):
+        LoggerHook(display='fancy')
 
 
 def test_a_plain_line_reports_everything_asked_for():
