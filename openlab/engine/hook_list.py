@@ -75,13 +75,3 @@ def cares_for(hook: Any, moment: str) -> bool:
     common = _COMMON.get(moment)
     return common is not None and getattr(type(hook), common) is not getattr(MMEngineHook, common)
 
-
-def name_of(hook: Any, taken: set[str]) -> str:
-    """Name under which the state of a hook is saved: its class, numbered where it repeats."""
-    base = type(hook).__name__
-    name, number = base, 1
-    while name in taken:
-        number += 1
-        name = f'{base}_{number}'
-    taken.add(name)
-    return name

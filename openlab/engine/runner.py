@@ -20,10 +20,10 @@ from torch import nn
 
 from openlab import device as chips
 from openlab.config.build import build
-from openlab.engine import checks, distributed, model_setup
+from openlab.engine import checks, distributed, model_setup, run_state
 from openlab.engine.environment import setup_environment, setup_logger
 from openlab.engine.evaluator import Evaluator
-from openlab.engine.hook_list import HookList, name_of
+from openlab.engine.hook_list import HookList
 from openlab.engine.loggers import LoggerGroup
 from openlab.engine.optim import OptimWrapper
 from openlab.engine.precision import autocast
@@ -249,6 +249,7 @@ class Runner(RunnerAttributes):
         """Train to the end, or until asked to stop; returns the model."""
         with self._watched():
             self.prepare_training()
+            self.call_hook('before_run')
             self.resume()
             self._start_loggers()
             model = self._train_loop.run()
@@ -256,15 +257,21 @@ class Runner(RunnerAttributes):
         return model
 
     def prepare_training(self) -> None:
-        """Build all that training needs, up to the first step; for tools that try steps out."""
+        """Build data and loops, load weights, wrap the model, build what updates it; once."""
+        if self._train_loop is not None:
+            return
         self._train_loop = self.build_loop('train')
         if self._train_loop is None:
             raise ValueError('training needs train_dataloader and train_cfg')
         self._val_loop = self.build_loop('val')
         self._learn_dataset(self._train_loop.dataloader)
-        self.call_hook('before_run')
         self.load_weights()
         self._prepare_model()
+        loop = self._train_loop
+        self.optim_wrapper = self.build_optim_wrapper(self._configs['optim_wrapper'])
+        self.param_schedulers = build_schedules(
+            self._configs['param_scheduler'] or [], self.optim_wrapper.optimizer,
+            loop.max_epochs, loop.max_iters, loop.num_batches, loop.counts_epochs)
 
     def val(self) -> dict[str, float]:
         """Validate the model as it is."""
@@ -288,21 +295,16 @@ class Runner(RunnerAttributes):
         return metrics
 
     def _prepare_model(self) -> None:
-        """Wrap the model and build what updates it; in this order, as each needs the last."""
+        """Change the model as the config wants; each step needs the one before."""
         configs = self._configs
         model = model_setup.checkpoint_activations(
             self.unwrapped_model, configs['activation_checkpointing'])
         if configs['sync_bn'] and self._distributed:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.unwrapped_model = model
         model_setup.compile_model(model, configs['compile'])
+        self.unwrapped_model = model
         self.model, self.strategy = model_setup.wrap(
             model, configs['strategy'], self.device, self._distributed)
-        self.optim_wrapper = self.build_optim_wrapper(configs['optim_wrapper'])
-        loop = self._train_loop
-        self.param_schedulers = build_schedules(
-            configs['param_scheduler'] or [], self.optim_wrapper.optimizer,
-            loop.max_epochs, loop.max_iters, loop.num_batches, loop.counts_epochs)
 
     def preprocess(self, data_batch: Any, training: bool) -> Mapping[str, Any]:
         """Run the model's preprocessor; without one, move the batch to the device."""
@@ -370,39 +372,11 @@ class Runner(RunnerAttributes):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a bit-exact resume needs besides weights; every process must call this."""
-        taken: set[str] = set()
-        window = self.optim_wrapper.grads_in_window()
-        return {
-            'loop': self._train_loop.state_dict(),
-            'optim_wrapper': self.optim_wrapper.state_dict(),
-            # Processes differ in the gradients of an open window, but agree whether one is open.
-            'windows': None if window is None else distributed.all_gather_object(window),
-            'schedulers': [s.state_dict() for s in self.param_schedulers],
-            'hooks': {name_of(h, taken): h.state_dict() for h in self._hooks
-                      if hasattr(h, 'state_dict')},
-            'metrics_history': [dict(m) for m in self.metrics_history],
-            'rng': distributed.all_gather_object(chips.rng_state()),
-        }
+        return run_state.collect(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` gave; the model's weights are loaded separately."""
-        self._train_loop.load_state_dict(state['loop'])
-        # Schedules first: those whose window has begun touch the lr, which the optimizer corrects.
-        for schedule, saved in zip(self.param_schedulers, state['schedulers']):
-            schedule.load_state_dict(saved)
-        self.optim_wrapper.load_state_dict(state['optim_wrapper'])
-        same_processes = len(state['rng']) == self._world_size
-        if same_processes and state['windows'] is not None:
-            self.optim_wrapper.load_window(state['windows'][self._rank])
-        taken: set[str] = set()
-        for hook in self._hooks:
-            if hasattr(hook, 'load_state_dict'):
-                saved = state['hooks'].get(name_of(hook, taken))
-                if saved:
-                    hook.load_state_dict(saved)
-        self.metrics_history = [dict(m) for m in state['metrics_history']]
-        if same_processes:
-            self._train_loop.rng_state = state['rng'][self._rank]
+        run_state.restore(self, state)
 
     def load_weights(self) -> None:
         """Load ``load_from``, once."""

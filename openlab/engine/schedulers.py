@@ -28,7 +28,9 @@ _IN_UNITS = (*_LENGTHS, 'step_size', 'milestones', 'T_0')
 
 @SCHEDULERS.register_module()
 class LinearWarmup(LinearLR):
-    """Rise linearly from a fraction of the lr to all of it.
+    """Rise linearly from a fraction of the lr to all of it, a little after every iteration.
+
+    A window in epochs is converted: a warm-up in steps of whole epochs would be none.
 
     Args:
         optimizer: given by the runner.
@@ -36,6 +38,8 @@ class LinearWarmup(LinearLR):
         total_iters: length; that of the window (``end - begin``) by default.
         last_epoch: index of the last step, -1 at the beginning.
     """
+
+    is_smooth = True
 
     def __init__(self, optimizer: Optimizer, start_factor: float = 0.001,
                  total_iters: int = 500, last_epoch: int = -1):
@@ -61,8 +65,8 @@ class Schedule:
                  param: Literal['lr', 'momentum'] = 'lr', monitor: str | None = None):
         if param not in ('lr', 'momentum'):
             raise ValueError(f"{path}.param={param!r}; accepted: 'lr', 'momentum'")
-        if not 0 <= begin < end:
-            raise ValueError(f'{path}: the window must have 0 <= begin < end, got {begin}, {end}')
+        if not 0 <= begin <= end:
+            raise ValueError(f'{path}: the window must have 0 <= begin <= end, got {begin}, {end}')
         self.by_epoch = by_epoch
         self.begin, self.end = begin, end
         self.monitor = monitor
@@ -72,7 +76,7 @@ class Schedule:
         self._param = param
         self._count = 0
         self._scheduler: LRScheduler | None = None
-        if begin == 0:
+        if begin == 0 < end:
             self._create()
 
     @property
@@ -88,7 +92,7 @@ class Schedule:
     def step(self, metrics: Mapping[str, float] | None = None) -> None:
         """Count one epoch or iteration (or, on a plateau, one validation)."""
         self._count += 1
-        if self._count == self.begin:
+        if self._count == self.begin < self.end:
             self._create()
         elif self._scheduler is not None and self._count <= self.end:
             if self.need_val_args:
@@ -180,7 +184,7 @@ def build_schedules(
         if by_epoch and not counts_epochs:
             raise ValueError(f'{here}.by_epoch=True, but an IterTrainLoop counts iterations; '
                              'set by_epoch=False')
-        if cfg.pop('convert_to_iter_based', False):
+        if cfg.pop('convert_to_iter_based', by_epoch and getattr(target, 'is_smooth', False)):
             _convert(cfg, window, iters_per_epoch)
             by_epoch = False
         _fill_length(cfg, window, target, max_epochs if by_epoch else max_iters)
