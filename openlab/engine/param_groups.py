@@ -109,7 +109,8 @@ def _depths_by_block(names: list[str], prefix: str) -> dict[str, int]:
         if match:
             inner = re.match(r'(\d+)\.', name.removeprefix(prefix)[match.end():])
             # ResNet's layer1.0, layer1.1 ...: each block of a stage is a layer of its own
-            blocks[name] = (int(match['index']), int(inner[1]) if inner else 0)
+            is_stage = match['list'] in ('layer', 'stages')
+            blocks[name] = (int(match['index']), int(inner[1]) if inner and is_stage else 0)
     if not blocks:
         raise ValueError(
             'paramwise.layer_decay: the backbone shows no sequence named blocks, layers, stages '
