@@ -140,7 +140,7 @@ def test_a_skipped_step_leaves_parameters_and_allows_the_next(precision):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="precision='fp8'.*'fp32', 'bf16', 'fp16'"):
+    with pytest.raises(ValueError, match=r"precision='fp8'.*'fp32', 'bf16', 'fp16'"):
         wrapper(net(), precision='fp8')
 
 

@@ -99,7 +99,7 @@ def test_a_plateau_lowers_the_lr_by_the_metric_it_watches():
     for value in (0.5, 0.4):
         schedule.step({'accuracy/top1': value})
     assert opt.param_groups[0]['lr'] == pytest.approx(0.01)
-    with pytest.raises(ValueError, match="monitor='accuracy/top1'.*there are loss"):
+    with pytest.raises(ValueError, match=r"monitor='accuracy/top1'.*there are loss"):
         schedule.step({'loss': 1.0})
 
 
