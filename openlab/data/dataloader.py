@@ -145,8 +145,13 @@ class ItemMaker(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> tuple[Any, list[FailedItem]]:
-        """One item, or ``None``, and what failed on the way to it."""
+    def __getitem__(self, draw: Draw | int) -> tuple[Any, list[FailedItem]]:
+        """One item, or ``None``, and what failed on the way to it.
+
+        A sampler of somebody else gives plain indices: these stand for the position as well.
+        """
+        if not isinstance(draw, Draw):
+            draw = Draw(0, int(draw), int(draw))
         if torch.utils.data.get_worker_info() is not None:
             return self._make(draw)
         with preserve_random_state():
