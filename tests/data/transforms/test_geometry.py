@@ -16,63 +16,6 @@ from openlab.data.transforms.policies import GEOMETRIC, RandAugment
 from openlab.data.transforms.resize import RandomResize, Resize, resize_image
 
 HEIGHT, WIDTH = 48, 64
-# xyxy of two rectangles, painted red and green: they stay tellable apart after resampling
-BOXES = np.array([[10, 8, 26, 20], [34, 22, 56, 42]], np.float32)
-
-
-def marked():
-    """Rectangles drawn into image, masks and map, boxes around them, keypoints at the centres."""
-    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    masks = np.zeros((2, HEIGHT, WIDTH), np.uint8)
-    semantic = np.zeros((HEIGHT, WIDTH), np.int64)
-    for i, (x1, y1, x2, y2) in enumerate(BOXES.astype(int)):
-        image[y1:y2, x1:x2, i] = 255
-        masks[i, y1:y2, x1:x2] = 1
-        semantic[y1:y2, x1:x2] = i + 1
-    centers = (BOXES[:, :2] + BOXES[:, 2:]) / 2
-    keypoints = np.concatenate([centers, np.full((2, 1), 2)], axis=1)[:, None].astype(np.float32)
-    return {'img': image, 'masks': masks, 'semantic_map': semantic, 'boxes': BOXES.copy(),
-            'labels': np.array([7, 3]), 'is_crowd': np.array([False, True]),
-            'keypoints': keypoints, 'img_shape': (HEIGHT, WIDTH)}
-
-
-def bounds(mask):
-    ys, xs = np.nonzero(mask)
-    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-
-
-def assert_all_follow(results, slack=1.5, tight=True):
-    """Compare each target with where its colour is found in the image."""
-    assert results['img'].shape[:2] == results['img_shape']
-    assert results['masks'].shape[1:] == results['semantic_map'].shape == results['img_shape']
-    assert len({len(results[k]) for k in
-                ('boxes', 'labels', 'is_crowd', 'masks', 'keypoints')}) == 1
-    for n, label in enumerate(results['labels']):
-        color = {7: 0, 3: 1}[int(label)]
-        assert results['is_crowd'][n] == (label == 3)
-        seen = results['img'][..., color] > 127
-        mask = results['masks'][n] > 0
-        differ = (seen != mask).sum()
-        assert differ <= slack * 2 * (mask.shape[0] + mask.shape[1]) ** 0.5 + mask.sum() * 0.12
-        in_map = results['semantic_map'] == color + 1
-        assert np.array_equal(in_map, mask)
-        if tight:
-            assert np.abs(bounds(seen) - results['boxes'][n]).max() <= slack
-        else:
-            assert (bounds(seen)[:2] >= results['boxes'][n][:2] - slack).all()
-            assert (bounds(seen)[2:] <= results['boxes'][n][2:] + slack).all()
-        x, y, visible = results['keypoints'][n, 0]
-        if visible:
-            assert seen[min(int(y), len(seen) - 1), min(int(x), seen.shape[1] - 1)]
-            whole = mask.sum() > 20 and not _touches_border(mask)
-            if whole:
-                ys, xs = np.nonzero(seen)
-                assert abs(xs.mean() + 0.5 - x) <= slack and abs(ys.mean() + 0.5 - y) <= slack
-
-
-def _touches_border(mask):
-    return mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()
-
 
 EXACT = [
     Resize(96), Resize((24, 96)), Resize(shorter=72), Resize(longer=32),
@@ -88,7 +31,7 @@ EXACT = [
 
 @pytest.mark.parametrize('transform', EXACT, ids=lambda t: type(t).__name__)
 @pytest.mark.parametrize('seed', [0, 1])
-def test_targets_follow_the_image_exactly(transform, seed):
+def test_targets_follow_the_image_exactly(transform, seed, marked, assert_all_follow):
     np.random.seed(seed)
     assert_all_follow(transform(marked()))
 
@@ -99,7 +42,7 @@ TURNING = [RandomAffine(30, (0.1, 0.1), (0.7, 1.3), 15, 10), RandomRotate(45, pr
 
 @pytest.mark.parametrize('transform', TURNING, ids=lambda t: type(t).__name__)
 @pytest.mark.parametrize('seed', range(3))
-def test_targets_follow_turns_inside_their_boxes(transform, seed):
+def test_targets_follow_turns_inside_their_boxes(transform, seed, marked, assert_all_follow):
     np.random.seed(seed)
     results = transform(marked())
     assert len(results['boxes'])
@@ -107,12 +50,12 @@ def test_targets_follow_turns_inside_their_boxes(transform, seed):
 
 
 @pytest.mark.parametrize('name', GEOMETRIC)
-def test_targets_follow_the_operations_of_policies(name):
+def test_targets_follow_the_operations_of_policies(name, marked, assert_all_follow):
     np.random.seed(3)
     assert_all_follow(RandAugment(fill=0).apply(marked(), name, 0.4), slack=2.0, tight=False)
 
 
-def test_a_chain_of_moves_is_one_matrix():
+def test_a_chain_of_moves_is_one_matrix(marked):
     np.random.seed(5)
     chain = Compose([Resize(100), RandomFlip(1.0), RandomCrop(90), RandomRotate(20, prob=1.0),
                      Resize((50, 70))])
@@ -136,20 +79,20 @@ def test_move_boxes_is_the_box_of_moved_corners(seed):
         assert np.allclose(moved, [*corners.min(1), *corners.max(1)], atol=1e-4)
 
 
-def test_objects_that_leave_the_image_disappear_from_every_field():
+def test_objects_that_leave_the_image_disappear_from_every_field(marked):
     results = Crop(0, 0, 21, 30)(marked())
     assert results['labels'].tolist() == [7] and results['is_crowd'].tolist() == [False]
     assert len(results['masks']) == len(results['keypoints']) == len(results['boxes']) == 1
 
 
-def test_a_window_outside_the_image_shows_the_fill_and_ignored_pixels():
+def test_a_window_outside_the_image_shows_the_fill_and_ignored_pixels(marked):
     results = Crop(-2, 0, 4, 4, fill=(1, 2, 3))(marked())
     assert (results['img'][:2] == [1, 2, 3]).all()
     assert (results['semantic_map'][:2] == IGNORE).all()
     assert (results['semantic_map'][2:] == 0).all()
 
 
-def test_an_image_without_objects_stays_well_formed():
+def test_an_image_without_objects_stays_well_formed(marked):
     results = marked()
     for key in ('boxes', 'labels', 'is_crowd', 'masks', 'keypoints'):
         results[key] = results[key][:0]
