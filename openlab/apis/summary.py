@@ -31,6 +31,7 @@ def print_summary(runner: Runner) -> dict[str, Path]:
     """
     if runner.rank != 0:
         return {}
+    stopped = getattr(getattr(runner, 'stop_request', None), 'signal', None) is not None
     work_dir = Path(runner.work_dir)
     checkpoint = best_checkpoint(work_dir)
     files: dict[str, Path] = {}
@@ -38,13 +39,19 @@ def print_summary(runner: Runner) -> dict[str, Path]:
         files['checkpoint'] = checkpoint
     if (work_dir / 'curves.png').exists():
         files['curves'] = work_dir / 'curves.png'
-    sheet = write_prediction_sheet(runner, work_dir / 'predictions.png', checkpoint)
+    sheet = None
+    if not stopped:  # whoever stopped the training is waiting for its end
+        sheet = write_prediction_sheet(runner, work_dir / 'predictions.png', checkpoint)
     if sheet is not None:
         files['predictions'] = sheet
     if (work_dir / 'log.jsonl').exists():
         files['log'] = work_dir / 'log.jsonl'
     table = metric_table(runner.metrics_history)
-    print('\n' + '\n'.join([*table, *([''] if table else []), *path_lines(files)]), flush=True)
+    lines = [*table, *([''] if table else []), *path_lines(files)]
+    if stopped:
+        lines.append(f'stopped by {runner.stop_request.name} after iteration {runner.iter}; '
+                     'go on with --resume')
+    print('\n' + '\n'.join(lines), flush=True)
     return files
 
 
