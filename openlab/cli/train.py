@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
         return launch(relaunch_arguments(args), args.gpus)
     from openlab.apis.training import TrainOptions, draw_predictions, exit_code, summary, train
-    from openlab.config import load_config
+    from openlab.config import check_config, load_config
 
     precision = args.precision
     if precision == 'auto':
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         auto_scale_lr=args.auto_scale_lr, max_time=args.max_time, compile=args.compile,
         batch_size=None if auto_batch or args.batch_size is None else _count(args.batch_size))
     cfg = load_config(args.config, args.overrides)
+    check_config(cfg)
     if auto_batch:
         from openlab.apis.finding import choose_batch_size
 

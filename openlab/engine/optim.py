@@ -100,8 +100,11 @@ class OptimWrapper(BaseOptimWrapper):
         """
         if self.accumulate > 1 or self._world_size > 1:
             loss = loss * self._weight(num_items)
-        with torch.autocast(self.device.type, enabled=False):
-            (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
+        if self.precision == 'fp32':
+            loss.backward(**kwargs)
+        else:  # backward uses the formats that forward chose; autocast is for forward only
+            with torch.autocast(self.device.type, enabled=False):
+                (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
         self._micro += 1
 
     def _weight(self, num_items: float | Tensor) -> float | Tensor:
