@@ -133,7 +133,7 @@ def our_loop(net: nn.Module, batch: dict[str, Tensor], folder: str) -> Callable[
 
 
 def their_loop(net: nn.Module, batch: dict[str, Tensor], folder: str) -> Callable[[int], None]:
-    """mmengine's runner with its default hooks."""
+    """Mmengine's runner with its default hooks."""
     runner = MMEngineRunner(
         model=Theirs(net), work_dir=folder, log_level='ERROR', experiment_name=Path(folder).name,
         train_dataloader=torch.utils.data.DataLoader([0] * 10),
