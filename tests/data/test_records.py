@@ -1,11 +1,12 @@
 import json
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import psutil
 import pytest
 import torch
-import torch.multiprocessing as mp
+import torch.multiprocessing  # noqa: F401  registers how tensors travel
 
 from openlab.data.dataloader import DataLoader
 from openlab.data.datasets.base import Annotations, BaseDataset
@@ -48,7 +49,7 @@ def test_an_array_taken_out_is_a_copy():
 
 def test_a_table_is_sent_to_a_spawned_worker_as_handles_not_as_bytes():
     table = RecordTable({'values': np.zeros(50_000), 'text': ['x' * 9] * 50_000})
-    sent = mp.reductions.ForkingPickler.dumps(table)
+    sent = bytes(ForkingPickler.dumps(table))  # torch's reductions are registered with it
     assert len(sent) < 10_000 < table.num_bytes
     back = pickle.loads(sent)
     table.columns['values'].values[0] = 7
