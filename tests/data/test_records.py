@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import torch.multiprocessing  # noqa: F401  registers how tensors travel
+import torch.multiprocessing  # registers how tensors travel
 
 from openlab.data.dataloader import DataLoader
 from openlab.data.datasets.base import Annotations, BaseDataset
