@@ -8,21 +8,17 @@ from openlab.engine.loading import load_weights
 from openlab.necks.fpn import FPN
 from openlab.structures.data_sample import DataSample
 from openlab.targets.anchors import AnchorGenerator
+from tests.algorithms.detection.parity import (
+    FROZEN,
+    losses_of,
+    make_batch,
+    relative_error,
+    shake,
+)
 
 K = 5
 # torchvision cuts the sizes to whole pixels, unlike the paper
 WHOLE_SIZES = [[int(size * 2 ** (i / 3)) for i in range(3)] for size in (32, 64, 128, 256, 512)]
-FROZEN = {'type': 'torchvision.ops.FrozenBatchNorm2d'}
-
-
-def shake(module):
-    """Give every parameter and buffer a value that its initialisation would not have."""
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in module.state_dict().items():
-        if 'running_var' in name:
-            tensor.uniform_(0.5, 1.5, generator=generator)
-        elif tensor.is_floating_point() and tensor.dim() < 2:
-            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
 
 
 @pytest.fixture(scope='module')
@@ -43,26 +39,9 @@ def pair():
     return ours, theirs
 
 
-def losses_of(model, images, targets):
-    """Losses of torchvision's model, with batch norms as they are in evaluation, as ours are."""
-    model.train()
-    model.backbone.body.eval()
-    losses = model(list(images), targets)
-    model.eval()
-    return losses
-
-
 @pytest.fixture(scope='module')
 def batch():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(2, 3, 96, 128, generator=generator)
-    boxes = [
-        torch.tensor([[5.0, 10, 60, 70], [40, 30, 120, 90], [2, 2, 20, 22]]), torch.zeros(0, 4),
-    ]  # fmt: skip
-    labels = [torch.tensor([0, 3, 4]), torch.zeros(0, dtype=torch.long)]
-    samples = [DataSample(boxes=b, labels=y) for b, y in zip(boxes, labels)]
-    targets = [{'boxes': b, 'labels': y} for b, y in zip(boxes, labels)]
-    return images, samples, targets
+    return make_batch()
 
 
 def test_raw_outputs_equal_torchvision(pair, batch):
@@ -72,8 +51,7 @@ def test_raw_outputs_equal_torchvision(pair, batch):
         feats = list(theirs.backbone(batch[0]).values())
         expected = theirs.head(feats)
     for actual, name in ((outputs.logits, 'cls_logits'), (outputs.deltas, 'bbox_regression')):
-        error = (actual - expected[name]).abs().max() / expected[name].abs().max()
-        assert error <= 1e-4
+        assert relative_error(actual, expected[name]) <= 1e-4
 
 
 def test_losses_equal_torchvision(pair, batch):
@@ -97,8 +75,7 @@ def test_gradients_equal_torchvision(pair, batch):
         (ours.neck.p6, theirs.backbone.fpn.extra_blocks.p6),
         (ours.backbone.stages[1][0].conv1.conv, theirs.backbone.body.layer2[0].conv1),
     ):
-        scale = other.weight.grad.abs().max()
-        assert (mine.weight.grad - other.weight.grad).abs().max() <= 1e-3 * scale
+        assert relative_error(mine.weight.grad, other.weight.grad) <= 1e-3
 
 
 def test_detections_equal_torchvision(pair, batch):
