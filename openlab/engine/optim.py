@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.optim.optimizer.base import BaseOptimWrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from openlab.config.build import build
+from openlab.engine.mmengine_parts import BaseOptimWrapper
 from openlab.engine.param_groups import build_param_groups
 from openlab.engine.precision import Precision, autocast
 from openlab.registry import OPTIMIZERS
