@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         from openlab.engine.launch import launch
 
         return launch(relaunch_arguments(args), args.gpus)
-    from openlab.apis.training import TrainOptions, draw_predictions, exit_code, summary, train
+    from openlab.apis.summary import print_summary
+    from openlab.apis.training import TrainOptions, exit_code, train
     from openlab.config import check_config, load_config
 
     precision = args.precision
@@ -77,10 +78,7 @@ def run(args: argparse.Namespace) -> int:
         print(sweep_lr(cfg, options))
         return 0
     runner = train(cfg, options)
-    if runner.rank == 0:
-        if runner.stop_request.signal is None:
-            draw_predictions(runner)
-        print(summary(runner))
+    print_summary(runner)
     return exit_code(runner)
 
 

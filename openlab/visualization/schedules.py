@@ -39,8 +39,7 @@ def draw_schedule(values: Mapping[str, Sequence[float]], out: str | Path, *,
     summary = (f'start {first[0]:.3g} · highest {top:.3g} at {first.index(top) + 1} · '
                f'end {first[-1]:.3g}')
     axis.set_ylabel(next(iter(values)) if len(values) == 1 else 'value', fontsize=9)
-    axis.text(0.995, 0.97, summary, fontsize=8.5, color='#555', transform=axis.transAxes,
-              ha='right', va='top')
+    axis.set_title(summary, loc='right', fontsize=8.5, color='#555')
     if len(values) > 1:
         axis.legend(fontsize=8, frameon=False)
     if iters_per_epoch:
