@@ -83,12 +83,13 @@ def expand(images: Any) -> Iterator[Any]:
 def _expand_path(path: str | Path) -> Iterator[Any]:
     found = Path(path)
     if found.is_dir():
-        files = [f for f in sorted(found.rglob('*')) if f.suffix.lower() in _SUFFIXES]
+        files: list[Any] = [f for f in sorted(found.rglob('*')) if f.suffix.lower() in _SUFFIXES]
         yield from files or [BadInput(str(path), DataError(
             f'folder without images: {path} (looked for {", ".join(IMAGE_SUFFIXES)} and videos)'))]
     elif not found.exists() and glob.has_magic(str(path)):
-        hits = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-        yield from [p for p in hits if p.is_file()] or [
+        paths = map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
+        hits: list[Any] = [p for p in paths if p.is_file()]
+        yield from hits or [
             BadInput(str(path), DataError(f'pattern matches no file: {path}'))]
     else:
         yield found

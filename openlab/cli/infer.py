@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
     model = Inferencer(args.model, args.weights, device=args.device, classes=args.classes,
                        precision=args.precision, overrides=args.overrides)
     print(model.report.summary(), file=sys.stderr)
-    on_error = 'skip' if args.skip_bad else 'raise'
     results = [
         plain_result(sample, args.topk)
-        for sample in model.stream(args.images, args.batch_size, args.out, on_error=on_error,
+        for sample in model.stream(args.images, args.batch_size, args.out,
+                                   on_error='skip' if args.skip_bad else 'raise',
                                    draw=not args.no_draw, topk=args.topk)
     ]
     if args.json:
