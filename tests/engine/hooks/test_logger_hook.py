@@ -95,7 +95,7 @@ def test_losses_are_read_from_the_device_only_when_a_row_is_due(monkeypatch):
     assert len(reads) == 1
 
 
-def test_pending_losses_stay_bounded_and_carry_no_graph():
+def test_pending_losses_stay_bounded():
     logger = hook(interval=10**6)
     runner = TinyRunner(logger, max_iters=10**7)
     runner.train([1.0] * 1200)
