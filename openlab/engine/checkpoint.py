@@ -398,7 +398,8 @@ def describe_run(runner: Runner) -> dict[str, Any]:
         'preprocessing': _preprocessing(config),
         'versions': versions(),
         'git': git_state(),
-        'metrics': _plain_metrics(getattr(runner, 'last_metrics', None)),
+        # of the last validation, which may be older than these weights: see its 'iter'
+        'metrics': next(iter(getattr(runner, 'metrics_history', [])[-1:]), None),
         'seed': getattr(runner, 'seed', None),
         'saved_at': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     }
@@ -420,10 +421,6 @@ def _preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
         'pipeline': dataset.get('pipeline'),
         'preprocessor': (config.get('model') or {}).get('preprocessor'),
     }
-
-
-def _plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    return {name: float(value) for name, value in (metrics or {}).items()}
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from openlab.engine.mmengine_parts import MMEngineRunner
+from mmengine.runner import Runner as MMEngineRunner
 
 
 class RunnerAttributes(MMEngineRunner):

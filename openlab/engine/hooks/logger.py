@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from openlab.device import get_device, max_memory_allocated, resident_memory
+from openlab.engine import distributed
 from openlab.engine.hooks.base import Hook
 from openlab.engine.hooks.progress import (
     DISPLAYS,
@@ -136,15 +137,20 @@ class LoggerHook(Hook):
 
     def state_dict(self) -> dict[str, Any]:
         """Losses of the row that is not finished yet, and the best metrics."""
-        return {'pending': read_scalars(self._pending), 'best': dict(self.best)}
+        # every process has losses of its own
+        pending = distributed.all_gather_object(read_scalars(self._pending))
+        return {'pending': pending, 'best': dict(self.best)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the unfinished row."""
-        self._pending = deque(state.get('pending', ()), maxlen=MAX_PENDING)
+        pending = state.get('pending') or [[]]
+        own = pending[distributed.rank()] if len(pending) == distributed.world_size() else []
+        self._pending = deque(own, maxlen=MAX_PENDING)
         self.best = dict(state.get('best', {}))
 
     def _write_row(self, runner: Runner, step: int) -> None:
-        losses = mean_of_each(read_scalars(self._pending))
+        own = mean_of_each(read_scalars(self._pending))
+        losses = mean_of_each(distributed.all_gather_object(own))
         self._pending.clear()
         speed = self._timer.read() if self._timer is not None else None
         epoch = _epoch(runner, running=True)
@@ -223,13 +229,13 @@ def read_scalars(pending: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]
                 continue
             row[name] = 0.0  # holds the place, so that names keep their order
             if isinstance(value, Tensor):
-                waiting.append((row, name, value.reshape(()) if value.ndim else value))
+                waiting.append((row, name, value.detach().reshape(())))
             else:
                 row[name] = float(value)
         rows.append(row)
     tensors = [tensor for _, _, tensor in waiting]
     if len({(t.device, t.dtype) for t in tensors}) == 1:
-        numbers = torch.stack(tensors).detach().tolist()
+        numbers = torch.stack(tensors).tolist()
     else:
         numbers = [t.item() for t in tensors]
     for (row, name, _), number in zip(waiting, numbers):
