@@ -205,7 +205,8 @@ def draw_predictions(runner: Runner, most: int = 200) -> Path | None:
 
     from openlab.visualization.predictions import prediction_sheet
 
-    if runner.val_dataloader is None:
+    sharded = getattr(runner.strategy, 'sharded', False)  # one rank alone cannot predict
+    if runner.val_dataloader is None or sharded:
         return None
     images: list[Any] = []
     truths: list[Any] = []

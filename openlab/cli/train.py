@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         return launch(relaunch_arguments(args), args.gpus)
     from openlab.apis.training import TrainOptions, draw_predictions, exit_code, summary, train
     from openlab.config import load_config
+    from openlab.engine.distributed import stop_process_group
 
     precision = args.precision
     if precision == 'auto':
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         if runner.stop_request.signal is None:
             draw_predictions(runner)
         print(summary(runner))
+    stop_process_group()
     return exit_code(runner)
 
 

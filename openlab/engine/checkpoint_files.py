@@ -234,16 +234,17 @@ def split_shared(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     unique: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     for name, tensor in state.items():
-        if tensor.numel() == 0 or tensor.device.type == 'meta':
+        local = tensor.to_local() if hasattr(tensor, 'to_local') else tensor  # one of FSDP2
+        if local.numel() == 0 or local.device.type == 'meta':
             unique[name] = tensor
             continue
-        identity = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tuple(tensor.shape),
-                    tensor.stride())
+        identity = (str(local.device), local.data_ptr(), local.dtype, tuple(tensor.shape),
+                    local.stride())
         if identity in first:
             shared[name] = first[identity]
             continue
         first[identity] = name
-        storage = (str(tensor.device), tensor.untyped_storage().data_ptr())
+        storage = (str(local.device), local.untyped_storage().data_ptr())
         unique[name] = tensor.detach().clone() if storage in storages else tensor
         storages.add(storage)
     return unique, shared

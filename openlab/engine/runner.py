@@ -39,6 +39,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'param_scheduler': {'type': 'ParamSchedulerHook'},
     'run_folder': {'type': 'RunFolderHook'},
     'checkpoint': {'type': 'CheckpointHook'},
+    'watchdog': {'type': 'WatchdogHook'},  # idle in a single process
 }
 _CHECK_STOP_EVERY = 10  # iterations, where processes must agree
 
@@ -61,7 +62,8 @@ class Runner(RunnerAttributes):
         val_evaluator: one metric for the validation, or a list of them.
         test_evaluator: the same for the test; those of the validation by default.
         default_hooks: changes to the hooks that every run has, by name (``timer``, ``logger``,
-            ``param_scheduler``, ``run_folder``, ``checkpoint``); ``None`` removes one.
+            ``param_scheduler``, ``run_folder``, ``checkpoint``, ``watchdog``); ``None`` removes
+            one.
         custom_hooks: further hooks, in order.
         load_from: weights to start from, or ``dict(source=..., replace_head=..., ...)`` with
             arguments of ``openlab.engine.loading.load_weights``.

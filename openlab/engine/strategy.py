@@ -37,16 +37,20 @@ class DDP(SingleDevice):
         find_unused_parameters: search for parameters without a gradient in each step; needed
             where a part of the model takes no part in some steps.
         static_graph: promise that each step uses the same parameters; saves time and memory.
-        broadcast_buffers: give rank 0's buffers (batch norm statistics) to all before each
+        sync_buffers: give rank 0's buffers (batch norm statistics) to all before each
             forward, so that all ranks evaluate the model that is saved.
         bucket_cap_mb: gradients are exchanged in pieces of this size.
     """
 
     def __init__(self, find_unused_parameters: bool = False, static_graph: bool = False,
-                 broadcast_buffers: bool = True, bucket_cap_mb: float = 25.0):
+                 sync_buffers: bool = True, bucket_cap_mb: float = 25.0):
         self.options: dict[str, Any] = {
             'find_unused_parameters': find_unused_parameters, 'static_graph': static_graph,
-            'broadcast_buffers': broadcast_buffers, 'bucket_cap_mb': bucket_cap_mb}
+            'bucket_cap_mb': bucket_cap_mb}
+        if not sync_buffers:
+            accepted = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+            newer = 'forward_sync_buffers'
+            self.options[newer if newer in accepted else 'broadcast_buffers'] = False
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Wrap in ``DistributedDataParallel``; alone, or with nothing to train, leave as it is."""

@@ -1,27 +1,30 @@
 """Name the rank that hangs or died, and say where each one stood.
 
-Every rank writes a small heartbeat file: its step, what it is doing, and since when. A thread of
-each rank watches its own progress; when there is none for too long it reads all heartbeats, names
-the ranks that lag behind, prints its own stacks, and ends the process, so that no job hangs for
-ever.
+Every rank keeps a small heartbeat file, mapped into memory so that it is cheap to write and
+survives any death: its step, what it is doing, since when, and the line of code. A thread of each
+rank watches its own progress; when there is none for too long it reads all heartbeats, names the
+ranks that the others wait for, prints its own stacks, and ends the process, so that no job hangs
+for ever.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
+import mmap
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 FOLDER_VARIABLE = 'OPENLAB_HEARTBEATS'
 EXIT_CODE = 75
+_SIZE = 1024  # bytes of a heartbeat
 # In the order of one iteration: of two ranks at one step, the one in the earlier phase lags.
 PHASES = ('starting', 'resuming', 'waiting for data', 'forward and backward', 'optimizer step',
           'after the step', 'validation', 'done')
@@ -39,6 +42,8 @@ class Heartbeat:
         beat: when this was written.
         pid: its process.
         host: its machine.
+        where: the line of code its main thread was in when last looked at.
+        in_torch: whether that line is torch's: it computes, or waits for other ranks.
     """
 
     rank: int
@@ -48,11 +53,16 @@ class Heartbeat:
     beat: float = 0.0
     pid: int = 0
     host: str = ''
+    where: str = ''
+    in_torch: bool = False
 
-    def order(self) -> tuple[int, int]:
-        """Sorts ranks by how far they are."""
+    def order(self) -> tuple[int, int, bool]:
+        """Sorts ranks by how far they are.
+
+        At the same place the rank that is not inside torch is the one that others wait for.
+        """
         phase = PHASES.index(self.phase) if self.phase in PHASES else 0
-        return self.step, phase
+        return self.step, phase, self.in_torch
 
     def is_alive(self, now: float, beat_s: float) -> bool:
         """Whether the process still exists, as far as one can tell from here."""
@@ -70,7 +80,11 @@ class Heartbeat:
         """The row of this rank in a report."""
         state = 'alive' if alive else 'DEAD'
         return (f'  rank {self.rank} ({self.host}, process {self.pid}, {state}): step {self.step}, '
-                f'{self.phase}, for {now - self.since:.0f} s')
+                f'{self.phase}, for {now - self.since:.0f} s{self.place()}')
+
+    def place(self) -> str:
+        """The line of code, as the end of a sentence."""
+        return f', in {self.where}' if self.where else ''
 
 
 def _is_zombie(pid: int) -> bool:
@@ -107,11 +121,16 @@ class Watchdog:
         self.mine = Heartbeat(rank, since=time.time(), pid=os.getpid(), host=socket.gethostname())
         self.reported = False
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._memory: mmap.mmap | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to write and to watch."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f'rank_{self.mine.rank}.json').open('w+b') as file:
+            file.truncate(_SIZE)
+            self._memory = mmap.mmap(file.fileno(), _SIZE)
         self._write()
         self._thread = threading.Thread(target=self._run, name='openlab-watchdog', daemon=True)
         self._thread.start()
@@ -124,14 +143,17 @@ class Watchdog:
             self._thread = None
 
     def progress(self, step: int, phase: str) -> None:
-        """Say where the main thread is; costs less than a microsecond."""
+        """Say where the main thread is; costs some microseconds."""
         mine = self.mine
         mine.step = step
         mine.phase = phase
         mine.since = time.time()
+        mine.where, mine.in_torch = '', False
+        self._write()
 
     def _run(self) -> None:
         while not self._stopping.wait(self.beat_s):
+            self.mine.where, self.mine.in_torch = _main_thread()
             self._write()
             # Others that wait for a lagging rank stand still as long as it does; a moment more
             # lets every rank write what it knows before the first one ends.
@@ -152,14 +174,21 @@ class Watchdog:
         stream.flush()
 
     def _write(self) -> None:
-        self.mine.beat = time.time()
-        path = self.folder / f'rank_{self.mine.rank}.json'
-        temporary = path.with_suffix('.tmp')
-        try:
-            temporary.write_text(json.dumps(asdict(self.mine)), encoding='utf-8')
-            temporary.replace(path)
-        except OSError:  # a full or vanished disk must not end the training by way of its watchdog
-            return
+        with self._lock:
+            self.mine.beat = time.time()
+            text = json.dumps(vars(self.mine)).encode()
+            if self._memory is not None and len(text) <= _SIZE:
+                self._memory[:] = text.ljust(_SIZE)
+
+
+def _main_thread() -> tuple[str, bool]:
+    """The line that the main thread is in, and whether it belongs to torch."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    if frame is None:
+        return '', False
+    file = Path(frame.f_code.co_filename)
+    where = f'{file.parent.name}/{file.name}:{frame.f_lineno} ({frame.f_code.co_name})'
+    return where, 'torch' in file.parts
 
 
 def read_heartbeats(folder: str | Path) -> dict[int, Heartbeat]:
@@ -191,8 +220,8 @@ def describe(beats: dict[int, Heartbeat], world_size: int, beat_s: float = 1.0) 
         behind = min(orders.values())
         for number in (r for r, order in orders.items() if order == behind):
             beat = beats[number]
-            lines.append(f'rank {number} lags behind: at step {beat.step} ({beat.phase}) '
-                         f'for {now - beat.since:.0f} s')
+            lines.append(f'rank {number} is the one the others wait for: at step {beat.step} '
+                         f'({beat.phase}) for {now - beat.since:.0f} s{beat.place()}')
     if not lines:
         lines.append('all ranks stand at the same place')
     lines += [beats[r].line(now, alive[r]) for r in sorted(beats)]
@@ -204,7 +233,7 @@ def obituary(rank: int, exitcode: int, folder: str | Path) -> str:
     if exitcode < 0:
         how = f'was ended by {signal.Signals(-exitcode).name}'
     elif exitcode == EXIT_CODE:
-        how = 'was ended by its watchdog, see the report above'
+        how = 'was ended by its watchdog (report above)'
     else:
         how = f'ended with exit code {exitcode}'
     beats = read_heartbeats(folder)
