@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ def print_summary(runner: Runner) -> dict[str, Path]:
     """
     if runner.rank != 0:
         return {}
+    stopped = getattr(getattr(runner, 'stop_request', None), 'signal', None) is not None
     work_dir = Path(runner.work_dir)
     checkpoint = best_checkpoint(work_dir)
     files: dict[str, Path] = {}
@@ -38,13 +39,19 @@ def print_summary(runner: Runner) -> dict[str, Path]:
         files['checkpoint'] = checkpoint
     if (work_dir / 'curves.png').exists():
         files['curves'] = work_dir / 'curves.png'
-    sheet = write_prediction_sheet(runner, work_dir / 'predictions.png', checkpoint)
+    sheet = None
+    if not stopped:  # whoever stopped the training is waiting for its end
+        sheet = write_prediction_sheet(runner, work_dir / 'predictions.png', checkpoint)
     if sheet is not None:
         files['predictions'] = sheet
     if (work_dir / 'log.jsonl').exists():
         files['log'] = work_dir / 'log.jsonl'
     table = metric_table(runner.metrics_history)
-    print('\n' + '\n'.join([*table, *([''] if table else []), *path_lines(files)]), flush=True)
+    lines = [*table, *([''] if table else []), *path_lines(files)]
+    if stopped:
+        lines.append(f'stopped by {runner.stop_request.name} after iteration {runner.iter}; '
+                     'go on with --resume')
+    print('\n' + '\n'.join(lines), flush=True)
     return files
 
 
@@ -66,11 +73,17 @@ def metric_table(history: list[dict[str, Any]]) -> list[str]:
         where = f'epoch {best["epoch"]}, iter {best["iter"]}' if best.get('epoch') else (
             f'iter {best.get("iter", 0)}')
         rows.append((name, _number(having[-1][name]), _number(best[name]), where))
-    if len(rows) == 1:
-        return []
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ['  '.join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]),
-                        row[3]]).rstrip() for row in rows]
+    return aligned(rows) if len(rows) > 1 else []
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a table with a rule below its head; numbers stand to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    is_number = [all(row[i][:1].isdigit() or row[i][:1] == '-' for row in rows[1:])
+                 for i in range(len(widths))]
+    lines = ['  '.join(cell.rjust(width) if right else cell.ljust(width)
+                       for cell, width, right in zip(row, widths, is_number)).rstrip()
+             for row in rows]
     return [lines[0], '-' * max(map(len, lines)), *lines[1:]]
 
 
@@ -103,8 +116,6 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
         out: PNG file to write.
         checkpoint: weights; those in memory without.
     """
-    from collections.abc import Mapping as MappingABC
-
     from openlab.apis import visualization as source
 
     loader = runner.val_dataloader
@@ -114,8 +125,8 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
     if items is None:
         return None
     cfg = runner.cfg
-    if checkpoint is not None and isinstance(cfg, MappingABC) and isinstance(
-            cfg.get('model'), MappingABC):
+    if checkpoint is not None and isinstance(cfg, Mapping) and isinstance(
+            cfg.get('model'), Mapping):
         model = source.build_model(cfg, checkpoint)
     else:
         model = runner.unwrapped_model

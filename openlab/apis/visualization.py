@@ -45,13 +45,15 @@ def build_model(cfg: Mapping[str, Any], weights: str | Path | None = None) -> nn
 
     Args:
         cfg: the whole config.
-        weights: anything that ``load_weights`` takes; initial values without.
+        weights: anything that ``load_weights`` takes; of a run folder its best checkpoint;
+            initial values without.
     """
     model = build(cfg['model'], MODELS, 'model')
     if weights is not None:
+        from openlab.apis.summary import best_checkpoint
         from openlab.engine.loading import load_weights
 
-        load_weights(model, weights)
+        load_weights(model, best_checkpoint(Path(weights)) or weights)
     return model.to(get_device()).eval()
 
 

@@ -28,11 +28,12 @@ def run(args: argparse.Namespace) -> int:
                          'nor --tta')
     from openlab.apis.evaluation import evaluate, evaluate_dump, write_record
     from openlab.apis.training import aligned
-    from openlab.config import load_config
+    from openlab.config import check_config, load_config
     from openlab.engine.distributed import is_main_process
     from openlab.engine.hooks.progress import format_value
 
     cfg = load_config(args.config, args.overrides)
+    check_config(cfg)
     if args.from_dump:
         metrics = evaluate_dump(cfg, args.from_dump)
     else:

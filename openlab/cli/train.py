@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
         from openlab.engine.launch import launch
 
         return launch(relaunch_arguments(args), args.gpus)
-    from openlab.apis.training import TrainOptions, draw_predictions, exit_code, summary, train
-    from openlab.config import load_config
+    from openlab.apis.summary import print_summary
+    from openlab.apis.training import TrainOptions, exit_code, train
+    from openlab.config import check_config, load_config
     from openlab.engine.distributed import stop_process_group
 
     precision = args.precision
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         auto_scale_lr=args.auto_scale_lr, max_time=args.max_time, compile=args.compile,
         batch_size=None if auto_batch or args.batch_size is None else _count(args.batch_size))
     cfg = load_config(args.config, args.overrides)
+    check_config(cfg)
     if auto_batch:
         from openlab.apis.finding import choose_batch_size
 
@@ -77,10 +79,7 @@ def run(args: argparse.Namespace) -> int:
         print(sweep_lr(cfg, options))
         return 0
     runner = train(cfg, options)
-    if runner.rank == 0:
-        if runner.stop_request.signal is None:
-            draw_predictions(runner)
-        print(summary(runner))
+    print_summary(runner)
     stop_process_group()
     return exit_code(runner)
 

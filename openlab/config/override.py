@@ -84,7 +84,7 @@ def parse_path(text: str) -> tuple[Step, ...]:
     text, steps, at = text.strip(), [], 0
     while at < len(text):
         match = _STEP.match(text, at)
-        if match is None or (at == 0 and text[0] in '.['):
+        if match is None or text[0] == '.':
             raise ConfigError(f'{text!r} is not a key path; write it like model.head.num_classes')
         word = match[1] if match[1] is not None else match[2]
         if word[0] in '\'"':
@@ -92,8 +92,8 @@ def parse_path(text: str) -> tuple[Step, ...]:
         else:
             steps.append(int(word) if re.fullmatch(r'-?\d+', word) else word)
         at = match.end()
-    if not steps:
-        raise ConfigError('an empty key path')
+    if not steps or isinstance(steps[0], int):
+        raise ConfigError(f'a key path starts with a name, not with {text!r}')
     return tuple(steps)
 
 

@@ -145,12 +145,20 @@ class ItemMaker(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> tuple[Any, list[FailedItem]]:
+    def __getitem__(self, draw: Draw | int) -> tuple[Any, list[FailedItem]]:
         """One item, or ``None``, and what failed on the way to it."""
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[Draw | int]) -> list[tuple[Any, list[FailedItem]]]:
+        """The items of a batch.
+
+        A sampler of somebody else gives plain indices: these stand for the position as well.
+        """
+        known = [d if isinstance(d, Draw) else Draw(0, int(d), int(d)) for d in draws]
         if torch.utils.data.get_worker_info() is not None:
-            return self._make(draw)
+            return [self._make(draw) for draw in known]
         with preserve_random_state():
-            return self._make(draw)
+            return [self._make(draw) for draw in known]
 
     def _make(self, draw: Draw) -> tuple[Any, list[FailedItem]]:
         failed: list[FailedItem] = []

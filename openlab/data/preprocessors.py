@@ -6,10 +6,12 @@ B batch · H, W image height and width · K classes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -131,3 +133,140 @@ class ImagePreprocessor(nn.Module):
         for image, sample in zip(before, samples, strict=True):
             if tuple(image.shape[-2:]) != shape:
                 sample.meta = {**sample.meta, 'pad_shape': shape}
+
+
+class _Mixing:
+    """What MixUp and CutMix share: partners, soft labels, and how often.
+
+    Labels become ``label_probs`` (K,) of each sample, mixed by the same weight as the images.
+
+    Args:
+        alpha: of the Beta distribution that the weight is drawn from.
+        num_classes: K, to make probabilities of class indices.
+        prob: how often a batch is mixed.
+    """
+
+    def __init__(self, alpha: float, num_classes: int, prob: float = 1.0):
+        if alpha <= 0 or num_classes < 1 or not 0 <= prob <= 1:
+            raise ValueError(f'need alpha > 0, num_classes >= 1 and prob within 0 and 1, got '
+                             f'{alpha}, {num_classes} and {prob}')
+        self.alpha = alpha
+        self.num_classes = num_classes
+        self.prob = prob
+
+    def __call__(self, inputs: Tensor,
+                 samples: list[DataSample]) -> tuple[Tensor, list[DataSample]]:
+        """Mix a batch (B, C, H, W) with itself in another order."""
+        if len(inputs) < 2 or torch.rand(()).item() >= self.prob:
+            return inputs, samples
+        # Drawn on the CPU, whose generator is the one that a resumed run restores.
+        order = torch.randperm(len(inputs))
+        weight = self._draw_weight()
+        mixed, weight = self.mix(inputs, inputs[order.to(inputs.device)], weight)
+        probs = [class_probs(s, self.num_classes) for s in samples]
+        return mixed, [
+            replace(s, label_probs=weight * p + (1 - weight) * probs[int(other)])
+            for s, p, other in zip(samples, probs, order, strict=True)
+        ]
+
+    def mix(self, first: Tensor, second: Tensor, weight: float) -> tuple[Tensor, float]:
+        """Join images; returns the weight of ``first`` as it really is."""
+        raise NotImplementedError
+
+    def _draw_weight(self) -> float:
+        a, b = torch._standard_gamma(torch.full((2,), self.alpha, dtype=torch.float64)).tolist()
+        return a / (a + b) if a + b > 0 else 0.5
+
+
+@MODELS.register_module()
+class MixUp(_Mixing):
+    """Blend pairs of images.
+
+    Paper: mixup, https://arxiv.org/abs/1710.09412.
+
+    Args:
+        num_classes: number of classes K.
+        alpha: of the Beta distribution of the weight.
+        prob: how often a batch is mixed.
+    """
+
+    def __init__(self, num_classes: int, alpha: float = 0.2, prob: float = 1.0):
+        super().__init__(alpha, num_classes, prob)
+
+    def mix(self, first: Tensor, second: Tensor, weight: float) -> tuple[Tensor, float]:
+        """Weighted mean."""
+        return first * weight + second * (1 - weight), weight
+
+
+@MODELS.register_module()
+class CutMix(_Mixing):
+    """Paste a rectangle of another image.
+
+    Paper: CutMix, https://arxiv.org/abs/1905.04899.
+
+    Args:
+        num_classes: number of classes K.
+        alpha: of the Beta distribution of the area that stays.
+        prob: how often a batch is mixed.
+    """
+
+    def __init__(self, num_classes: int, alpha: float = 1.0, prob: float = 1.0):
+        super().__init__(alpha, num_classes, prob)
+
+    def mix(self, first: Tensor, second: Tensor, weight: float) -> tuple[Tensor, float]:
+        """Paste; the weight is corrected for what the borders cut off the rectangle."""
+        height, width = first.shape[-2:]
+        side = (1 - weight) ** 0.5
+        y, x = (torch.rand(2) * torch.tensor([height, width])).int().tolist()
+        half_h, half_w = int(height * side) // 2, int(width * side) // 2
+        top, bottom = max(y - half_h, 0), min(y + half_h, height)
+        left, right = max(x - half_w, 0), min(x + half_w, width)
+        mixed = first.clone()
+        mixed[..., top:bottom, left:right] = second[..., top:bottom, left:right]
+        return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+@MODELS.register_module()
+class RandomBatchAugment:
+    """Take one of several augmentations for each batch: switches between mixup and cutmix.
+
+    Args:
+        augments: the choices.
+        probs: how often each one is taken; evenly by default. What they lack to 1 is how often
+            the batch stays as it is.
+    """
+
+    def __init__(self, augments: Sequence[Callable[..., Any]],
+                 probs: Sequence[float] | None = None):
+        self.augments = list(augments)
+        count = len(self.augments)
+        self.probs = [1 / count] * count if probs is None else list(probs)
+        if len(self.probs) != count or min(self.probs) < 0 or sum(self.probs) > 1 + 1e-6:
+            raise ValueError(f'{count} augments need as many probs, >= 0 and at most 1 together, '
+                             f'got {self.probs}')
+
+    def __call__(self, inputs: Tensor,
+                 samples: list[DataSample]) -> tuple[Tensor, list[DataSample]]:
+        """Draw and apply."""
+        drawn = torch.rand(()).item()
+        for augment, prob in zip(self.augments, self.probs, strict=True):
+            if drawn < prob:
+                return augment(inputs, samples)
+            drawn -= prob
+        return inputs, samples
+
+
+def class_probs(sample: DataSample, num_classes: int) -> Tensor:
+    """Label of a sample as probabilities, (K,).
+
+    Raises:
+        ValueError: if it has none, or one that is not below ``num_classes``.
+    """
+    if sample.label_probs is not None:
+        return sample.label_probs
+    if sample.label is None:
+        raise ValueError(f'mixing needs a label, {sample} has none')
+    if not 0 <= int(sample.label) < num_classes:
+        raise ValueError(f'label {int(sample.label)} of {sample.meta.get("img_path", "an item")} '
+                         f'is not from 0 to num_classes - 1 = {num_classes - 1}')
+    return functional.one_hot(sample.label.long(), num_classes).float()

@@ -39,7 +39,7 @@ FORMAT = 1
 _TEMPORARY, _REPLACED, _TRASH = '.tmp-', '.old-', '.trash-'
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint cannot be written or trusted; the message names the file."""
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmengine.hooks import Hook as MMEngineHook
-from mmengine.runner.priority import Priority, get_priority
-
 from openlab.engine.hooks.base import Hook
+from openlab.engine.mmengine_parts import MMEngineHook, Priority, get_priority
 
 MOMENTS = (*MMEngineHook.stages, 'before_backward', 'before_optimizer_step',
            'after_optimizer_step', 'on_exception')

@@ -222,9 +222,11 @@ def _candidates(
                 if not key_map.matches(unwrapped):
                     continue
                 renamed = key_map.apply_at(prefix, unwrapped)
+                dropped = key_map.dropped(unwrapped)
+                _map_parts(model, renamed, dropped, key_map.source, prefix)
                 label = _joined(unwrapped_label, f'key map {key_map.source!r}',
                                 f'for {prefix.rstrip(".")}' if prefix else '')
-                yield label, renamed, key_map.dropped(unwrapped)
+                yield label, renamed, dropped
         for part in _parts(model, unwrapped):
             inside = {k.removeprefix(part): v for k, v in unwrapped.items() if k.startswith(part)}
             outside = {k: 'another part of the model it comes from'
@@ -256,6 +258,27 @@ def _maps_of(model: nn.Module) -> list[tuple[str, list[KeyMap]]]:
             own = [m for m in maps if isinstance(m, KeyMap)]
             found.append((f'{name}.' if name else '', own))
     return found
+
+
+def _map_parts(
+    model: nn.Module, state: dict[str, Tensor], dropped: dict[str, str], source: str, prefix: str
+) -> None:
+    """Let the maps of the modules inside ``prefix`` rename, in place, what is now theirs.
+
+    The map of a detector says where published weights keep the backbone; how a backbone of that
+    source is named inside is the backbone's own business.
+    """
+    for inner, maps in _maps_of(model):
+        if not inner.startswith(prefix) or inner == prefix:
+            continue
+        part = {k.removeprefix(inner): v for k, v in state.items() if k.startswith(inner)}
+        for key_map in maps:
+            if key_map.source == source and key_map.matches(part):
+                for key in part:
+                    del state[inner + key]
+                state.update(key_map.apply_at(inner, part))
+                dropped.update({inner + k: why for k, why in key_map.dropped(part).items()})
+                break
 
 
 def _parts(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 
 from openlab.device import preserve_rng, set_rng_state
 from openlab.engine.evaluator import Evaluator
+from openlab.engine.mmengine_parts import BaseLoop
 from openlab.registry import LOOPS
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.optim.optimizer.base import BaseOptimWrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from openlab.config.build import build
+from openlab.engine.mmengine_parts import BaseOptimWrapper
 from openlab.engine.param_groups import build_param_groups
 from openlab.engine.precision import Precision, autocast
 from openlab.registry import OPTIMIZERS
@@ -100,8 +100,11 @@ class OptimWrapper(BaseOptimWrapper):
         """
         if self.accumulate > 1 or self._world_size > 1:
             loss = loss * self._weight(num_items)
-        with torch.autocast(self.device.type, enabled=False):
-            (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
+        if self.precision == 'fp32':
+            loss.backward(**kwargs)
+        else:  # backward uses the formats that forward chose; autocast is for forward only
+            with torch.autocast(self.device.type, enabled=False):
+                (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
         self._micro += 1
 
     def _weight(self, num_items: float | Tensor) -> float | Tensor:

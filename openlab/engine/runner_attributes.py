@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.runner import Runner as MMEngineRunner
+from openlab.engine.mmengine_parts import MMEngineRunner
 
 
 class RunnerAttributes(MMEngineRunner):

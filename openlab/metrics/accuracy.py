@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openlab.metrics.base import Metric
-from openlab.metrics.labels import stack_probs, true_labels
+from openlab.metrics.labels import predicted_labels, stack_probs, true_labels
 from openlab.registry import METRICS
 from openlab.structures.data_sample import DataSample
 
@@ -48,7 +48,7 @@ class Accuracy(Metric):
 
     def _hits(self, predictions: list[DataSample], truth_B: Tensor) -> list[Tensor]:
         if max(self.topk) == 1:
-            return [true_labels(predictions) == truth_B]
+            return [predicted_labels(predictions) == truth_B]
         probs_BK = stack_probs(predictions)
         if max(self.topk) > probs_BK.shape[1]:
             raise ValueError(

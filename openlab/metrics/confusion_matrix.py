@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from openlab.metrics.base import Metric
-from openlab.metrics.labels import class_names, count_classes, true_labels
+from openlab.metrics.labels import class_names, count_classes, predicted_labels, true_labels
 from openlab.registry import METRICS
 from openlab.structures.data_sample import DataSample
 
@@ -48,7 +48,7 @@ class ConfusionMatrix(Metric):
         if not predictions:
             return
         K = count_classes(self.num_classes, self.dataset_meta, predictions)
-        truth, guess = true_labels(samples), true_labels(predictions)
+        truth, guess = true_labels(samples), predicted_labels(predictions)
         highest = int(max(truth.max(), guess.max()))
         if highest >= K or min(truth.min(), guess.min()) < 0:
             raise ValueError(f'labels must lie in 0 to {K - 1}, but truth or predictions hold '

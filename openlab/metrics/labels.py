@@ -5,7 +5,7 @@ B batch · K classes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,20 +15,31 @@ from openlab.structures.data_sample import DataSample
 
 
 def true_labels(samples: list[DataSample]) -> Tensor:
-    """Class indices (B,); a sample that has only probabilities counts as its likeliest class.
+    """Class indices (B,); where truth is soft (mixup, cutmix), its likeliest class.
 
     Raises:
-        ValueError: if a sample has neither.
+        ValueError: if a sample has neither ``label_probs`` nor ``label``.
     """
-    labels = []
-    for sample in samples:
-        if sample.label is not None:
-            labels.append(int(sample.label))
-        elif sample.label_probs is not None:
-            labels.append(int(sample.label_probs.argmax()))
-        else:
-            raise ValueError(f'a sample has neither label nor label_probs: {sample!r}')
-    return torch.tensor(labels, dtype=torch.int64)
+    return _labels(s.label if s.label_probs is None else s.label_probs.argmax() for s in samples)
+
+
+def predicted_labels(predictions: list[DataSample]) -> Tensor:
+    """Class indices (B,): ``label``, or where that is missing the likeliest class.
+
+    Raises:
+        ValueError: if a prediction has neither ``label`` nor ``label_probs``.
+    """
+    return _labels(
+        p.label_probs.argmax() if p.label is None and p.label_probs is not None else p.label
+        for p in predictions)
+
+
+def _labels(values: Iterable[Tensor | None]) -> Tensor:
+    labels = list(values)
+    if any(v is None for v in labels):
+        raise ValueError(f'sample {labels.index(None)} of a batch has neither label nor '
+                         'label_probs, which metrics of classification compare')
+    return torch.tensor([int(v) for v in labels if v is not None], dtype=torch.int64)
 
 
 def stack_probs(samples: list[DataSample]) -> Tensor:

@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openlab.metrics.base import Metric
-from openlab.metrics.labels import class_names, count_classes, stack_probs, true_labels
+from openlab.metrics.labels import (
+    class_names,
+    count_classes,
+    predicted_labels,
+    stack_probs,
+    true_labels,
+)
 from openlab.registry import METRICS
 from openlab.structures.data_sample import DataSample
 
@@ -60,7 +66,7 @@ class PrecisionRecallF1(Metric):
             return
         num_classes = count_classes(self.num_classes, self.dataset_meta, predictions)
         if self.threshold is None:
-            guess_BK = F.one_hot(true_labels(predictions), num_classes)
+            guess_BK = F.one_hot(predicted_labels(predictions), num_classes)
             truth_BK = F.one_hot(true_labels(samples), num_classes)
         else:
             guess_BK = (stack_probs(predictions) >= self.threshold).long()

@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+Kind = Literal['integer', 'float', 'bool']
+# Shapes by name: a letter stands for any size.
+_LAYOUT: dict[str, tuple[tuple[str | int, ...], Kind]] = {
+    'label': ((), 'integer'), 'label_probs': (('K',), 'float'), 'boxes': (('N', 4), 'float'),
+    'labels': (('N',), 'integer'), 'scores': (('N',), 'float'),
+    'masks': (('N', 'H', 'W'), 'bool'), 'keypoints': (('N', 'J', 3), 'float'),
+    'is_crowd': (('N',), 'bool'), 'semantic_map': (('H', 'W'), 'integer'),
+    'panoptic_map': (('H', 'W'), 'integer'), 'tokens': (('T',), 'integer'),
+    'target_tokens': (('T',), 'integer'), 'document_ids': (('T',), 'integer'),
+}
+_PER_OBJECT = ('boxes', 'labels', 'scores', 'masks', 'keypoints', 'is_crowd')
 
 
 @dataclass(eq=False)
@@ -75,6 +87,38 @@ class DataSample:
             if isinstance(value, Tensor):
                 yield f.name, value
 
+    def validate(self, num_classes: int | None = None) -> DataSample:
+        """Check types and shapes of what is set, and that its parts fit together.
+
+        Args:
+            num_classes: K, to check the range of labels as well.
+
+        Returns:
+            The sample itself.
+
+        Raises:
+            TypeError: where a field is no tensor, or of the wrong kind of numbers.
+            ValueError: where a shape or a value is wrong; the message names field and item.
+        """
+        where = self.meta.get('img_path', self.meta.get('img_id', 'a sample'))
+        for name, (shape, kind) in _LAYOUT.items():
+            value = getattr(self, name)
+            if value is not None:
+                _check_field(f'{name} of {where}', value, shape, kind)
+        counts = {n: len(getattr(self, n)) for n in _PER_OBJECT if getattr(self, n) is not None}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f'{where}: numbers of objects differ: {counts}')
+        if num_classes is not None:
+            for name in ('label', 'labels'):
+                value = getattr(self, name)
+                if value is None or not value.numel():
+                    continue
+                if int(value.min()) < 0 or int(value.max()) >= num_classes:
+                    bad = value[(value < 0) | (value >= num_classes)].flatten()[0]
+                    raise ValueError(f'{name} of {where} must be from 0 to num_classes - 1 = '
+                                     f'{num_classes - 1}, got {int(bad)}')
+        return self
+
     def __len__(self) -> int:
         """Number of objects (N); 0 where the task has none."""
         for value in (self.boxes, self.labels, self.masks, self.keypoints):
@@ -95,3 +139,20 @@ class DataSample:
             else:
                 parts.append(f'{f.name}={value!r}')
         return f'DataSample({", ".join(parts)})'
+
+
+def _check_field(name: str, value: Any, shape: tuple[str | int, ...], kind: Kind) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f'{name} must be a tensor, got {type(value).__name__}')
+    is_kind = {
+        'bool': value.dtype == torch.bool, 'float': value.is_floating_point(),
+        'integer': not value.is_floating_point() and not value.is_complex()
+        and value.dtype != torch.bool,
+    }
+    if not is_kind[kind]:
+        raise TypeError(f'{name} must hold {kind} values, got {value.dtype}')
+    fits = value.ndim == len(shape) and all(
+        isinstance(want, str) or want == size for want, size in zip(shape, value.shape))
+    if not fits:
+        wanted = ', '.join(map(str, shape))
+        raise ValueError(f'{name} must have shape ({wanted}), got {tuple(value.shape)}')

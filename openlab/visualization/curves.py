@@ -18,7 +18,9 @@ from openlab.utils.json_lines import is_number, read_rows
 Rows = Sequence[Mapping[str, Any]]
 COLOURS = ('#1f77e6', '#fa8214', '#28a745', '#dc323c', '#8c5ad2', '#00afb9', '#e65aaa', '#96693c')
 MAX_PANELS = 12
-SMALLER_IS_BETTER = {'loss', 'error', 'ece', 'mae', 'mse', 'rmse', 'perplexity', 'nll'}
+SMALLER_IS_BETTER = {
+    'loss', 'error', 'perplexity', 'ppl', 'nll', 'brier', 'ece', 'mce', 'mae', 'mse', 'rmse',
+    'epe', 'fid', 'kid', 'wer', 'cer', 'nme'}
 
 
 def find_log(path: str | Path) -> Path:

@@ -63,9 +63,11 @@ def draw_embedding(points: np.ndarray, labels: Sequence[int], classes: Sequence[
         chosen = points[numbers == index]
         colour = '#%02x%02x%02x' % class_colour(int(index))  # noqa: UP031 (a colour in hex)
         name = class_name(int(index), classes)
-        axis.scatter(*chosen.T, s=14, color=colour, alpha=0.75, linewidths=0, label=name)
+        axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colour, alpha=0.75, linewidths=0,
+                     label=name)
         if len(present) <= MAX_LEGEND:
-            axis.text(*np.median(chosen, axis=0), name, fontsize=11, fontweight='bold',
+            x, y = np.median(chosen, axis=0)
+            axis.text(x, y, name, fontsize=11, fontweight='bold',
                       color=colour, ha='center', va='center',
                       path_effects=[withStroke(linewidth=3, foreground='white')])
     axis.set_title(f'{title}: {len(points)} images, {len(present)} classes', loc='left',

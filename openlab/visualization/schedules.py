@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from openlab.visualization.curves import COLOURS, save_figure, style_axis
 
@@ -39,13 +42,17 @@ def draw_schedule(values: Mapping[str, Sequence[float]], out: str | Path, *,
     summary = (f'start {first[0]:.3g} · highest {top:.3g} at {first.index(top) + 1} · '
                f'end {first[-1]:.3g}')
     axis.set_ylabel(next(iter(values)) if len(values) == 1 else 'value', fontsize=9)
-    axis.text(0.995, 0.97, summary, fontsize=8.5, color='#555', transform=axis.transAxes,
-              ha='right', va='top')
+    axis.set_title(summary, loc='right', fontsize=8.5, color='#555')
     if len(values) > 1:
         axis.legend(fontsize=8, frameon=False)
     if iters_per_epoch:
-        upper = axis.secondary_xaxis('top', functions=(lambda x: x / iters_per_epoch,
-                                                       lambda x: x * iters_per_epoch))
+        def to_epochs(iters: Any) -> Any:
+            return np.asarray(iters) / iters_per_epoch
+
+        def to_iters(epochs: Any) -> Any:
+            return np.asarray(epochs) * iters_per_epoch
+
+        upper = axis.secondary_xaxis('top', functions=(to_epochs, to_iters))
         upper.set_xlabel('epoch', fontsize=8.5)
         upper.tick_params(labelsize=8)
     return save_figure(figure, out)

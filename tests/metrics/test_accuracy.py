@@ -37,9 +37,12 @@ def test_states_of_two_processes_merge_to_the_whole():
 
 def test_soft_truth_counts_as_its_likeliest_class():
     metric = Accuracy()
-    metric.update([DataSample(label=torch.tensor(1))],
-                  [DataSample(label_probs=torch.tensor([0.3, 0.7]))])
+    # mixing keeps the label that the first image had
+    truth = DataSample(label=torch.tensor(0), label_probs=torch.tensor([0.3, 0.7]))
+    metric.update([DataSample(label=torch.tensor(1))], [truth])
     assert metric.compute() == {'top1': 1.0}
+    with pytest.raises(ValueError, match='sample 0 of a batch has neither label'):
+        metric.update([DataSample(label=torch.tensor(1))], [DataSample()])
 
 
 def test_reset_forgets():

@@ -1,4 +1,4 @@
-"""The handwritten digits inside scikit-learn: 8 x 8 px shown at 16; 1347 to train, 450 held out.
+"""The handwritten digits inside scikit-learn: 8 x 8 px shown at 16; 1348 to train, 449 held out.
 
 Mean and standard deviation of the training pixels: 77.8 and 95.9.
 """

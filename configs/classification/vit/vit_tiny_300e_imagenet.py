@@ -9,8 +9,7 @@ from mmengine.config import read_base
 
 from openlab.algorithms.classification.image_classifier import ImageClassifier
 from openlab.backbones.vit import VisionTransformer
-from openlab.data.batch_augments import CutMix, MixUp
-from openlab.data.preprocessors import ImagePreprocessor
+from openlab.data.preprocessors import CutMix, ImagePreprocessor, MixUp, RandomBatchAugment
 from openlab.data.transforms.policies import RandAugment
 from openlab.data.transforms.erasing import RandomErasing
 from openlab.heads.linear_head import LinearHead
@@ -21,13 +20,16 @@ with read_base():
     from ..._base_.runtime import *
     from ..._base_.schedules.adamw_cosine import *
 
+num_classes = 1000
 model = dict(
     type=ImageClassifier,
     preprocessor=dict(
         type=ImagePreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-        batch_augments=[dict(type=MixUp, alpha=0.8), dict(type=CutMix, alpha=1.0)]),
+        batch_augments=[dict(type=RandomBatchAugment, augments=[
+            dict(type=MixUp, num_classes=num_classes, alpha=0.8),
+            dict(type=CutMix, num_classes=num_classes, alpha=1.0)])]),
     backbone=dict(type=VisionTransformer, size='tiny', patch_size=16, drop_path=0.1),
-    head=dict(type=LinearHead, num_classes=1000,
+    head=dict(type=LinearHead, num_classes=num_classes,
               loss=dict(type=CrossEntropyLoss, label_smoothing=0.1)))
 
 train_dataloader.dataset.pipeline = [

@@ -20,7 +20,7 @@ class InMemoryImages(BaseDataset):
 
     def hold(self, images: np.ndarray) -> None:
         """Keep all images, (N, H, W) gray or (N, H, W, 3) RGB, uint8."""
-        self._images = torch.from_numpy(np.ascontiguousarray(images))
+        self._images = torch.from_numpy(np.array(images, order='C'))
 
     def image(self, index: int) -> np.ndarray:
         """One image, (H, W, 3) RGB, a copy."""

@@ -12,7 +12,6 @@ from openlab.data.errors import DataError
 from openlab.data.transforms.base import Results, Transform
 from openlab.registry import TRANSFORMS
 
-# OpenCV prints warnings of its decoders for files that we report ourselves.
 _SCALES = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
            8: cv2.IMREAD_REDUCED_COLOR_8}
 
@@ -93,35 +92,36 @@ def decode_image(data: bytes, name: str = 'bytes', keep_depth: bool = False,
     """
     if not allow_truncated and not is_complete(data):
         raise DataError(f'image file is truncated: {name} ({len(data)} bytes, no end marker)')
-    image = _decode_pillow(data, name) if backend == 'pillow' else None
+    if backend == 'pillow' or (allow_truncated and not is_complete(data)):
+        return _decode_pillow(data, name, allow_truncated)
+    # OpenCV >= 4.11 decodes to RGB by itself; that flag excludes IMREAD_COLOR, which means BGR.
+    rgb_flag = getattr(cv2, 'IMREAD_COLOR_RGB', None) if reduce == 1 else None
+    flags = _SCALES[reduce] if rgb_flag is None else rgb_flag
+    try:
+        buffer = np.frombuffer(data, dtype=np.uint8)
+        image = cv2.imdecode(buffer, flags | (cv2.IMREAD_ANYDEPTH if keep_depth else 0))
+    except cv2.error:
+        image = None
     if image is None:
-        # OpenCV 5 refuses the RGB flag together with the BGR one: it takes its place.
-        rgb_flag = getattr(cv2, 'IMREAD_COLOR_RGB', None) if reduce == 1 else None
-        flags = _SCALES[reduce] if rgb_flag is None else rgb_flag
-        flags |= cv2.IMREAD_ANYDEPTH if keep_depth else 0
-        try:
-            buffer = np.frombuffer(data, dtype=np.uint8)
-            image = cv2.imdecode(buffer, flags)
-        except cv2.error:
-            image = None
-        if image is None:
-            raise DataError(f'not an image, or damaged: {name} ({len(data)} bytes, begins with '
-                            f'{data[:8]!r})')
-        if rgb_flag is None:
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return image
+        raise DataError(f'not an image, or damaged: {name} ({len(data)} bytes, begins with '
+                        f'{data[:8]!r})')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if rgb_flag is None else image
 
 
-def _decode_pillow(data: bytes, name: str) -> np.ndarray:
+def _decode_pillow(data: bytes, name: str, allow_truncated: bool) -> np.ndarray:
     import io
 
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = allow_truncated
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert('RGB')).copy()
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(f'not an image, or damaged: {name} ({error})') from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def is_complete(data: bytes) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mmengine.hooks import Hook as MMEngineHook
 from torch import Tensor
+
+from openlab.engine.mmengine_parts import MMEngineHook
 
 if TYPE_CHECKING:
     from openlab.engine.runner import Runner

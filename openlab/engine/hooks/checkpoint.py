@@ -62,7 +62,7 @@ class CheckpointHook(Hook):
 
     def __init__(
         self,
-        interval: int = 1,
+        interval: int | None = None,
         by_epoch: bool | None = None,
         keep: int = 3,
         save_best: str | None = None,
@@ -70,7 +70,7 @@ class CheckpointHook(Hook):
         save_last: bool = True,
         asynchronous: bool = True,
     ):
-        if interval < 0:
+        if interval is not None and interval < 0:
             raise ValueError(f'interval={interval}; accepted: 0 (only at the end) or more')
         if keep < 1 and keep != -1:
             raise ValueError(f'keep={keep}; accepted: 1 or more, or -1 for all')
@@ -97,6 +97,8 @@ class CheckpointHook(Hook):
                 'val_dataloader, val_cfg and val_evaluator, or leave save_best out')
         if self.by_epoch is None:
             self.by_epoch = getattr(runner.train_loop, 'counts_epochs', True)
+        if self.interval is None:
+            self.interval = 1 if self.by_epoch else 1000
         self._saved_iter = int(runner.iter)  # just resumed, or nothing to save yet
         if distributed.is_main_process():
             recover_interrupted(self._folder(runner))

@@ -333,7 +333,7 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor.detach().clone() if gather is None else gather()
 
 
-def _like(tensor: Tensor, other: Tensor) -> Tensor:
+def _like(tensor: Tensor, other: Any) -> Tensor:
     """``tensor``, sharded as ``other`` is."""
     if not hasattr(other, 'device_mesh') or hasattr(tensor, 'device_mesh'):
         return tensor

@@ -46,26 +46,32 @@ def match_names(patterns: Iterable[str], names: Sequence[str], where: str) -> se
 
 
 def stage_patterns(model: nn.Module, num_stages: int) -> list[str]:
-    """Patterns for the stem (1) and the stages after it (2, 3 ...) of a model's backbone.
+    """Patterns for the first stages of a model's backbone, its stem being the first.
 
-    A backbone may say what its stages are by a method ``stages() -> list[list[str]]`` of child
-    names; by default each child with parameters counts as one, in order of definition.
+    A stage is a child of the backbone that has parameters, in order of definition; each member
+    of a list of modules (``stages``, ``blocks``) counts by itself. Parameters that belong to the
+    backbone directly, such as a class token, go with the stem.
 
     Raises:
         ValueError: if the backbone has fewer.
     """
+    if num_stages == 0:
+        return []
     backbone = getattr(model, 'backbone', model)
     prefix = 'backbone.' if backbone is not model else ''
-    if hasattr(backbone, 'stages') and callable(backbone.stages):
-        groups = [list(group) for group in backbone.stages()]
-    else:
-        groups = [[n] for n, m in backbone.named_children() if any(True for _ in m.parameters())]
-    if num_stages > len(groups):
+    stages = []
+    for name, child in backbone.named_children():
+        parts = child.named_children() if isinstance(child, nn.ModuleList) else [('', child)]
+        stages += [
+            f'{name}.{n}'.rstrip('.') for n, m in parts if any(True for _ in m.parameters())
+        ]
+    if num_stages > len(stages):
         raise ValueError(
             f'FreezeHook.num_stages={num_stages}, but {type(backbone).__name__} has only '
-            f'{len(groups)}: {", ".join("+".join(g) for g in groups)}'
+            f'{len(stages)}: {", ".join(stages)}'
         )
-    return [prefix + name for group in groups[:num_stages] for name in group]
+    own = [name for name, _ in backbone.named_parameters(recurse=False)]
+    return [prefix + name for name in (*own, *stages[:num_stages])]
 
 
 @HOOKS.register_module()
@@ -141,15 +147,10 @@ class FreezeHook(Hook):
                 if all(n in self.frozen for n in own) if own else below:
                     yield module
 
-    def before_run(self, runner: Runner) -> None:
-        """Freeze for good, before the model is wrapped for several processes."""
-        if self.unfreeze_epoch is None and runner.train_loop is not None:
-            self._freeze(runner)
-
     def before_train(self, runner: Runner) -> None:
-        """Freeze for a time, once it is known which epoch this is (a run may be resumed)."""
+        """Freeze after loading and resuming, unless its time is over."""
         over = self.unfreeze_epoch is not None and runner.epoch >= self.unfreeze_epoch
-        if not over and not self.frozen:
+        if not over:
             self._freeze(runner)
             _rewrap(runner)
 
@@ -182,14 +183,6 @@ def _rewrap(runner: Runner) -> None:
     It counts on the gradients that existed when it was made: frozen ones would be waited for
     and freed ones never summed.
     """
-    wrapper = runner.model
-    if isinstance(wrapper, DistributedDataParallel):
-        runner.model = DistributedDataParallel(
-            wrapper.module,
-            device_ids=wrapper.device_ids,
-            output_device=wrapper.output_device,
-            process_group=wrapper.process_group,
-            find_unused_parameters=wrapper.find_unused_parameters,
-            gradient_as_bucket_view=wrapper.gradient_as_bucket_view,
-            static_graph=wrapper.static_graph,
-        )
+    if isinstance(runner.model, DistributedDataParallel):
+        runner.model = runner.unwrapped_model  # the old one must let go of the gradients first
+        runner.model = runner.strategy.wrap(runner.unwrapped_model, runner.device)

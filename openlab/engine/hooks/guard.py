@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from openlab.device import supports_pin_memory
-from openlab.engine.distributed import is_distributed, world_size
+from openlab.engine.distributed import all_gather_object, is_distributed, rank, world_size
 from openlab.engine.hooks.base import Hook
 from openlab.engine.hooks.param_stats import grad_norms
 from openlab.registry import HOOKS
@@ -64,6 +64,12 @@ class Diagnosis:
     images: list[int] = field(default_factory=list)
     grads: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was bad in the rerun."""
+        losses_fine = all(map(math.isfinite, self.losses.values()))
+        return losses_fine and not (self.parameters or self.module or self.grads)
 
     def __str__(self) -> str:
         lines = []
@@ -158,7 +164,9 @@ class NonFiniteGuardHook(Hook):
     def _act(self, runner: Runner, bad: int) -> None:
         with torch_state_restored(runner.unwrapped_model, self._buffers):
             diagnosis = diagnose(runner, self._batches[bad], self._random[bad])
-        message = f'non-finite numbers at iteration {runner.iter + 1}:\n  {diagnosis}'
+        message = (
+            f'non-finite numbers at iteration {runner.iter + 1}:\n  ' + _from_all_ranks(diagnosis)
+        )
         self._skips_in_a_row += 1
         if self.action == 'raise':
             raise NonFiniteError(message)
@@ -392,6 +400,15 @@ def diagnose(runner: Runner, data_batch: Any, random_state: Any = None) -> Diagn
     return found
 
 
+def _from_all_ranks(diagnosis: Diagnosis) -> str:
+    """What the processes found; all of them are here, as they decide by the same mean loss."""
+    if not is_distributed():
+        return str(diagnosis)
+    found = all_gather_object(None if diagnosis.is_clean else str(diagnosis))
+    bad = [f'rank {number}: {text}' for number, text in enumerate(found) if text]
+    return '\n  '.join(bad) or f'no rank finds them again; rank {rank()}: {diagnosis}'
+
+
 @contextmanager
 def torch_state_restored(model: nn.Module, buffers: Mapping[str, Tensor]) -> Iterator[None]:
     """Put random generators and the given buffers back at the end."""
@@ -447,7 +464,7 @@ def image_paths(data_batch: Any) -> list[str]:
     names = []
     for i, sample in enumerate(samples):
         meta = getattr(sample, 'meta', {})
-        names.append(str(meta.get('img_path') or meta.get('img_id') or f'number {i}'))
+        names.append(str(meta.get('img_path', meta.get('img_id', f'number {i}'))))
     return names
 
 

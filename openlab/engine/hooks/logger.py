@@ -229,13 +229,13 @@ def read_scalars(pending: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]
                 continue
             row[name] = 0.0  # holds the place, so that names keep their order
             if isinstance(value, Tensor):
-                waiting.append((row, name, value.detach().reshape(())))
+                waiting.append((row, name, value.reshape(()) if value.ndim else value))
             else:
                 row[name] = float(value)
         rows.append(row)
     tensors = [tensor for _, _, tensor in waiting]
     if len({(t.device, t.dtype) for t in tensors}) == 1:
-        numbers = torch.stack(tensors).tolist()
+        numbers = torch.stack(tensors).detach().tolist()
     else:
         numbers = [t.item() for t in tensors]
     for (row, name, _), number in zip(waiting, numbers):

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from openlab.visualization.curves import smaller_is_better
 
-LOADER_IS_SLOW = 0.4  # share of the time waiting for data that is worth a hint
+LOADER_IS_SLOW = 0.5  # share of the time waiting for data that is worth a hint
 DISPLAYS = ('auto', 'rich', 'plain')
 
 

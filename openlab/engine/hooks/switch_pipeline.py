@@ -106,7 +106,7 @@ def _with_pipeline(dataset: Any) -> Iterator[Any]:
 
 
 def _stop_batch_augments(model: nn.Module) -> None:
-    preprocessor = getattr(model, 'preprocessor', None)
+    preprocessor: Any = getattr(model, 'preprocessor', None)
     if not hasattr(preprocessor, 'batch_augments'):
         raise ValueError(
             f'SwitchPipelineHook.batch_augments=False: {type(preprocessor).__name__} has no '

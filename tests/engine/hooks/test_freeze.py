@@ -68,13 +68,28 @@ def test_what_was_frozen_before_stays_frozen_after_unfreezing():
     assert model.backbone[0].bias.requires_grad
 
 
-def test_stages_are_the_children_of_the_backbone_or_what_it_says():
-    model = SmallModel()
-    assert stage_patterns(model, 1) == ['backbone.0']
-    model.backbone.stages = lambda: [['0', '1']]
-    assert stage_patterns(model, 1) == ['backbone.0', 'backbone.1']
-    with pytest.raises(ValueError, match='has only 1'):
-        stage_patterns(model, 2)
+def test_stages_are_the_children_of_the_backbone():
+    assert stage_patterns(SmallModel(), 1) == ['backbone.0']
+    assert stage_patterns(SmallModel(), 2) == ['backbone.0', 'backbone.1']
+    with pytest.raises(ValueError, match=r'Sequential has only 2: 0, 1'):
+        stage_patterns(SmallModel(), 3)
+
+
+def test_members_of_a_list_are_stages_of_their_own_and_free_parameters_go_with_the_stem():
+    class Backbone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1))
+            self.stem = nn.Linear(4, 3)
+            self.act = nn.ReLU()
+            self.stages = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+
+    model = SmallModel(backbone=Backbone())
+    assert stage_patterns(model, 2) == ['backbone.token', 'backbone.stem', 'backbone.stages.0']
+    hook = FreezeHook(num_stages=3, except_for=['*.bias'])
+    assert hook.freeze(model) == [
+        'backbone.stages.0.weight', 'backbone.stages.1.weight', 'backbone.stem.weight',
+        'backbone.token']
 
 
 def test_a_norm_without_parameters_is_frozen_by_its_place():

@@ -1,0 +1,235 @@
+"""RetinaNet: dense detection with anchors and focal loss.
+
+Paper: Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002.
+
+Idea: two small convolutional towers, shared by all levels of a feature pyramid, look at every
+anchor: one scores classes, the other moves the box. There are vastly more empty anchors than
+objects; focal loss keeps the easy ones from drowning the rest.
+
+What differs from the paper: as in torchvision, losses are normalised by the positive anchors of
+each image and then averaged over images. The pieces: anchors, matching, box offsets and
+suppression are in ``openlab/targets``; the pyramid is ``openlab/necks/fpn.py``.
+
+B batch · A anchors in all levels · S shapes at one place · N objects in an image · K classes
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from openlab.algorithms.base import Algorithm
+from openlab.losses.focal import FocalLoss
+from openlab.registry import MODELS
+from openlab.structures.data_sample import DataSample
+from openlab.targets.anchors import AnchorGenerator
+from openlab.targets.box_coder import decode_boxes, encode_boxes
+from openlab.targets.matching import IGNORED, IoUAssigner
+from openlab.targets.nms import concat, detections, keep_candidates, truth_of
+from openlab.zoo.key_map import KeyMap
+
+
+class RetinaOutputs(NamedTuple):
+    """Raw outputs for a batch.
+
+    Attributes:
+        logits: class scores of each anchor, (B, A, K).
+        deltas: offsets from each anchor, (B, A, 4).
+        anchors: xyxy in pixels of the padded input, (A, 4).
+        level_sizes: number of anchors of each level, summing to A.
+        image_size: (H, W) of the padded input.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    level_sizes: tuple[int, ...]
+    image_size: tuple[int, int]
+
+
+@MODELS.register_module()
+class RetinaHead(nn.Module):
+    """Two towers over every level of a pyramid.
+
+    Args:
+        num_classes: K.
+        in_channels: channels of every level; taken from the neck where left out.
+        num_convs: convolutions of each tower before its last.
+        anchors: generates the anchors; by default the paper's for P3 to P7.
+        assigner: decides which anchor has to find which object.
+        cls_loss: sums over anchors and classes.
+        score_threshold: candidates below are dropped.
+        nms_threshold: see ``detections``.
+        max_candidates: kept of each level before suppression.
+        max_detections: kept of each image in the end.
+    """
+
+    weights = (
+        KeyMap(
+            'torchvision',
+            [
+                (r'^classification_head\.conv\.(\d)\.0\.', r'cls_tower.\1.0.'),
+                (r'^regression_head\.conv\.(\d)\.0\.', r'box_tower.\1.0.'),
+                (r'^classification_head\.cls_logits', 'cls_out'),
+                (r'^regression_head\.bbox_reg', 'box_out'),
+            ],
+        ),
+    )
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int | None = None,
+        num_convs: int = 4,
+        anchors: nn.Module | None = None,
+        assigner: nn.Module | None = None,
+        cls_loss: nn.Module | None = None,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_candidates: int = 1000,
+        max_detections: int = 100,
+    ):
+        super().__init__()
+        if in_channels is None:
+            raise ValueError('RetinaHead needs in_channels: nothing feeds it that has out_channels')
+        self.num_classes = num_classes
+        self.anchors = anchors or AnchorGenerator(
+            [[size * 2 ** (i / 3) for i in range(3)] for size in (32, 64, 128, 256, 512)]
+        )
+        self.assigner = assigner or IoUAssigner(foreground=0.5, background=0.4, keep_best=True)
+        self.cls_loss = cls_loss or FocalLoss()
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        self.max_candidates, self.max_detections = max_candidates, max_detections
+        self.cls_tower = make_tower(in_channels, num_convs)
+        self.box_tower = make_tower(in_channels, num_convs)
+        num_shapes = self.anchors.num_shapes
+        self.cls_out = nn.Conv2d(in_channels, num_shapes * num_classes, 3, padding=1)
+        self.box_out = nn.Conv2d(in_channels, num_shapes * 4, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+        # Every anchor begins with probability 0.01: else the empty ones would swamp the first steps
+        # (section 4.1 of the paper).
+        nn.init.constant_(self.cls_out.bias, -math.log((1 - 0.01) / 0.01))
+
+    def forward(self, feats: tuple[Tensor, ...], image_size: tuple[int, int]) -> RetinaOutputs:
+        """Score and move every anchor.
+
+        Args:
+            feats: the levels, finest first.
+            image_size: (H, W) of the padded input.
+        """
+        logits = [flatten_level(self.cls_out(self.cls_tower(x)), self.num_classes) for x in feats]
+        deltas = [flatten_level(self.box_out(self.box_tower(x)), 4) for x in feats]
+        return RetinaOutputs(
+            logits=torch.cat(logits, dim=1),
+            deltas=torch.cat(deltas, dim=1),
+            anchors=torch.cat(self.anchors(feats, image_size)),
+            level_sizes=tuple(x.shape[1] for x in logits),
+            image_size=image_size,
+        )
+
+    def loss(self, outputs: RetinaOutputs, samples: list[DataSample]) -> dict[str, Tensor]:
+        """Focal loss on all anchors that are not ignored, L1 on the offsets of the positive ones.
+
+        Each is normalised by the number of positive anchors of its image.
+        """
+        cls_losses, box_losses = [], []
+        for logits, deltas, sample in zip(outputs.logits, outputs.deltas, samples, strict=True):
+            boxes, labels = truth_of(sample)
+            matched = self.assigner(box_iou(boxes, outputs.anchors))
+            is_pos, counts = matched >= 0, matched != IGNORED
+            num_pos = is_pos.sum().clamp(min=1)
+            target = torch.zeros_like(logits)
+            target[is_pos, labels[matched[is_pos]]] = 1
+            cls_losses.append(self.cls_loss(logits[counts], target[counts]) / num_pos)
+            goal = encode_boxes(boxes[matched[is_pos]], outputs.anchors[is_pos])
+            box_losses.append((deltas[is_pos] - goal).abs().sum() / num_pos)
+        return {
+            'loss_cls': torch.stack(cls_losses).mean(),
+            'loss_box': torch.stack(box_losses).mean(),
+        }
+
+    def predict(self, outputs: RetinaOutputs, samples: list[DataSample]) -> list[DataSample]:
+        """Best boxes of each image, in pixels of the network's input."""
+        results = []
+        for logits, deltas, sample in zip(outputs.logits, outputs.deltas, samples, strict=True):
+            parts = []
+            for probs, moves, anchors in zip(
+                logits.sigmoid().split(outputs.level_sizes), deltas.split(outputs.level_sizes),
+                outputs.anchors.split(outputs.level_sizes), strict=True,
+            ):  # fmt: skip
+                scores, place, labels = keep_candidates(
+                    probs, self.score_threshold, self.max_candidates
+                )
+                parts.append((decode_boxes(moves[place], anchors[place]), scores, labels))
+            results.append(
+                detections(*concat(parts), sample, outputs.image_size, self.nms_threshold,
+                           self.max_detections)
+            )  # fmt: skip
+        return results
+
+
+@MODELS.register_module()
+class RetinaNet(Algorithm):
+    """Backbone, pyramid and dense head.
+
+    Args:
+        backbone: image (B, 3, H, W) to a tuple of maps.
+        neck: maps to the levels of a pyramid.
+        head: levels to raw outputs; has ``loss`` and ``predict``.
+        preprocessor: see ``Algorithm``.
+    """
+
+    weights = (
+        KeyMap(
+            'torchvision',
+            [(r'^backbone\.body\.', 'backbone.'), (r'^backbone\.fpn\.', 'neck.')],
+            signature=[r'^backbone\.body\.', r'^head\.classification_head\.'],
+        ),
+    )
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        preprocessor: nn.Module | None = None,
+    ):
+        super().__init__(preprocessor)
+        self.backbone, self.neck, self.head = backbone, neck, head
+
+    def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> NamedTuple:
+        """Images (B, 3, H, W) to the head's raw outputs."""
+        height, width = inputs.shape[-2:]
+        return self.head(self.neck(self.backbone(inputs)), (height, width))
+
+    def loss(self, outputs: NamedTuple, samples: list[DataSample]) -> dict[str, Tensor]:
+        """The head's losses."""
+        return self.head.loss(outputs, samples)
+
+    def predict(self, outputs: NamedTuple, samples: list[DataSample]) -> list[DataSample]:
+        """The head's detections."""
+        return self.head.predict(outputs, samples)
+
+
+def make_tower(channels: int, num_convs: int, norm_groups: int | None = None) -> nn.Sequential:
+    """3x3 convolutions with ReLU, and group norm between where ``norm_groups`` is given."""
+    tower = nn.Sequential()
+    for _ in range(num_convs):
+        layers: list[nn.Module] = [nn.Conv2d(channels, channels, 3, padding=1)]
+        if norm_groups is not None:
+            layers.append(nn.GroupNorm(norm_groups, channels))
+        tower.append(nn.Sequential(*layers, nn.ReLU()))
+    return tower
+
+
+def flatten_level(x: Tensor, size: int) -> Tensor:
+    """(B, S size, H, W) to (B, H W S, size): place by place, as anchors are ordered."""
+    B, _, H, W = x.shape
+    return x.view(B, -1, size, H, W).permute(0, 3, 4, 1, 2).reshape(B, -1, size)

@@ -1,0 +1,94 @@
+"""``openlab infer``: run a model on images, folders, globs or videos and print what it sees."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+HELP = 'run a model on images, folders, globs or videos'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument('model', metavar='CONFIG_OR_RUN',
+                        help='config, folder of a run, checkpoint folder or .safetensors file')
+    parser.add_argument('images', nargs='+', metavar='IMAGE',
+                        help='image or video file, folder or quoted glob pattern')
+    parser.add_argument('--weights', help="weights to load; by default the run's best")
+    parser.add_argument('--out', metavar='DIR', help='save drawings and results.json there')
+    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--device', help='cpu, cuda:0 ...; by default what this machine has')
+    parser.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32')
+    parser.add_argument('--topk', type=int, default=3, help='classes to show for each image')
+    parser.add_argument('--classes', nargs='+', metavar='NAME',
+                        help='names of the classes, instead of those in the checkpoint')
+    parser.add_argument('--skip-bad', action='store_true',
+                        help='list files that cannot be read instead of stopping at them')
+    parser.add_argument('--no-draw', action='store_true', help='with --out: only results.json')
+    parser.add_argument('--json', metavar='FILE',
+                        help='write the results as JSON there, - for standard output')
+    parser.add_argument('--set', dest='overrides', action='append', default=[],
+                        metavar='KEY=VALUE', help='edit the config')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, print, save; 1 if inputs were skipped."""
+    import json
+    import sys
+    from pathlib import Path
+
+    from openlab.apis.inference import Inferencer
+    from openlab.apis.result_files import plain_result
+
+    if args.topk < 1:
+        raise ValueError(f'--topk must be at least 1, not {args.topk}')
+    model = Inferencer(args.model, args.weights, device=args.device, classes=args.classes,
+                       precision=args.precision, overrides=args.overrides)
+    print(model.report.summary(), file=sys.stderr)
+    results = [
+        plain_result(sample, args.topk)
+        for sample in model.stream(args.images, args.batch_size, args.out,
+                                   on_error='skip' if args.skip_bad else 'raise',
+                                   draw=not args.no_draw, topk=args.topk)
+    ]
+    if args.json:
+        text = json.dumps(results, indent=1) + '\n'
+        if args.json == '-':
+            print(text, end='')
+        else:
+            Path(args.json).write_text(text, encoding='utf-8')
+    if args.json != '-':
+        print(table(results))
+    for name, reason in model.skipped:
+        print(f'skipped {name}: {reason}', file=sys.stderr)
+    if model.results_file is not None:
+        print(f'saved {model.results_file}', file=sys.stderr)
+    return 1 if model.skipped else 0
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """One line for each image: name and what was found."""
+    names = [_name(result) for result in results]
+    width = min(max(map(len, names), default=0), 60)
+    return '\n'.join(
+        f'{name if len(name) <= width else "…" + name[1 - width:]:{width}}  {_found(result)}'
+        for name, result in zip(names, results)
+    )
+
+
+def _name(result: dict[str, Any]) -> str:
+    frame = f' frame {result["frame"]}' if 'frame' in result else ''
+    return f'{result["image"]}{frame}'
+
+
+def _found(result: dict[str, Any]) -> str:
+    if 'top' in result:
+        return '  '.join(f'{t["class"]} {t["score"]:.3f}' for t in result['top'])
+    if 'objects' in result:
+        counts: dict[str, int] = {}
+        for found in result['objects']:
+            counts[found.get('class', 'object')] = counts.get(found.get('class', 'object'), 0) + 1
+        return ', '.join(f'{n} x {name}' for name, n in counts.items()) or 'nothing'
+    if 'class' in result:
+        return result['class']
+    return str(result.get('text', 'done'))

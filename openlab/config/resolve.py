@@ -1,0 +1,43 @@
+"""Write into a config what is derived when it is built, so that it tells the whole truth."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from openlab.config.build import build, watch_derived
+from openlab.config.nodes import ConfigDict, Writer, writing
+from openlab.config.override import parse_path
+from openlab.registry import MODELS, import_custom
+
+AnyConfig = TypeVar('AnyConfig', bound=ConfigDict)
+DERIVED = 'derived'
+
+
+def resolve_config(cfg: AnyConfig) -> AnyConfig:
+    """Write derived values (``in_channels`` of a neck or head) into ``cfg``, and return it.
+
+    The model is built on the meta device to learn them: no memory, no weights, no data.
+
+    Raises:
+        BuildError: if the model cannot be built.
+    """
+    build_on_meta(cfg)
+    return cfg
+
+
+def build_on_meta(cfg: ConfigDict) -> Any:
+    """Build a config's model on the meta device, and write what it derived into the config."""
+    import torch
+
+    found: list[tuple[str, Any]] = []
+    import_custom(cfg.get('custom_imports'))
+    with torch.device('meta'), watch_derived(lambda path, value: found.append((path, value))):
+        model = build(cfg['model'], MODELS, 'model')
+    for path, value in found:
+        *steps, key = parse_path(path)
+        node: Any = cfg
+        for step in steps:
+            node = node[step]
+        with writing(Writer(DERIVED)):
+            node[key] = list(value) if isinstance(value, list) else value
+    return model

@@ -1,0 +1,142 @@
+"""Binary masks: as arrays, polygons and run lengths.
+
+N number of masks · H, W image height and width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def flip_masks(masks: Tensor, direction: str = 'horizontal') -> Tensor:
+    """Mirror masks (..., H, W): ``horizontal``, ``vertical`` or ``both``."""
+    axes = {'horizontal': (-1,), 'vertical': (-2,), 'both': (-2, -1)}
+    if direction not in axes:
+        raise ValueError(f'direction must be one of {", ".join(axes)}, got {direction!r}')
+    return masks.flip(axes[direction])
+
+
+def crop_masks(masks: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+    """Cut out (top, left, height, width) of (..., H, W); zeros where it reaches outside."""
+    top, left, height, width = window
+    h, w = masks.shape[-2:]
+    inside = masks[..., max(top, 0):max(top + height, 0), max(left, 0):max(left + width, 0)]
+    before = max(-left, 0), max(-top, 0)
+    return functional.pad(inside, (before[0], width - before[0] - inside.shape[-1],
+                                   before[1], height - before[1] - inside.shape[-2])) \
+        if inside.shape[-2:] != (height, width) or (h, w) == (0, 0) else inside
+
+
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (N, H, W) to ``size`` (H, W) by the nearest pixel."""
+    if not len(masks):
+        return masks.new_zeros((0, *size))
+    resized = functional.interpolate(masks[:, None].float(), size, mode='nearest-exact')
+    return resized[:, 0].to(masks.dtype)
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """Tightest box around each mask (N, H, W), (N, 4) xyxy; zeros for empty masks."""
+    boxes = torch.zeros(len(masks), 4, device=masks.device)
+    for box, mask in zip(boxes, masks.bool()):
+        columns, rows = mask.any(0).nonzero(), mask.any(1).nonzero()
+        if len(rows):
+            edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            box[:] = torch.stack([e[0] for e in edges]).float()
+    return boxes
+
+
+def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
+    """Fill polygons, each ``[x0, y0, x1, y1, ...]``, and take their union.
+
+    A pixel belongs to a polygon if its centre does; COCO's own filling takes up to a pixel more
+    along the border.
+
+    Returns:
+        (H, W) uint8 of 0 and 1.
+    """
+    height, width = size
+    mask = np.zeros(size, dtype=bool)
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+        if len(points) < 3:
+            raise ValueError(f'a polygon needs at least three points, got {list(polygon)}')
+        mask |= _fill_polygon(points, height, width)
+    return mask.astype(np.uint8)
+
+
+def _fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Even-odd rule along every row of pixel centres."""
+    x1, y1 = points.T
+    x2, y2 = np.roll(points, -1, axis=0).T
+    inside = np.zeros((height, width), dtype=bool)
+    first = max(0, int(np.floor(points[:, 1].min())))
+    last = min(height, int(np.ceil(points[:, 1].max())))
+    centers = np.arange(width) + 0.5
+    for row in range(first, last):
+        y = row + 0.5
+        crossed = (y1 <= y) != (y2 <= y)
+        if not crossed.any():
+            continue
+        a, b, c, d = x1[crossed], y1[crossed], x2[crossed], y2[crossed]
+        crossings = np.sort(a + (y - b) * (c - a) / (d - b))
+        inside[row] = np.searchsorted(crossings, centers, side='right') % 2 == 1
+    return inside
+
+
+def mask_to_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Run lengths down the columns, as COCO writes them (uncompressed).
+
+    Returns:
+        ``{'size': [H, W], 'counts': [zeros, ones, zeros, ...]}``.
+    """
+    flat = np.asarray(mask, dtype=bool).ravel(order='F')
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    if flat.size and flat[0]:
+        counts = [0, *counts]
+    return {'size': list(mask.shape), 'counts': counts}
+
+
+def rle_to_mask(rle: dict[str, Any]) -> np.ndarray:
+    """Run lengths (a list, or COCO's compressed string) to (H, W) uint8 of 0 and 1.
+
+    Raises:
+        ValueError: if the runs do not fill the size.
+    """
+    height, width = rle['size']
+    counts = rle['counts']
+    if isinstance(counts, (str, bytes)):
+        counts = _decompress(counts.encode() if isinstance(counts, str) else counts)
+    if sum(counts) != height * width:
+        raise ValueError(f'run lengths add up to {sum(counts)}, but the mask has {height} x '
+                         f'{width} = {height * width} pixels')
+    values = np.arange(len(counts)) % 2
+    return np.repeat(values, counts).astype(np.uint8).reshape((height, width), order='F')
+
+
+def _decompress(data: bytes) -> list[int]:
+    """COCO's text form: five bits a character, the sixth says that more follow.
+
+    From the fourth run on, the difference to the run before the previous one is stored.
+    """
+    counts: list[int] = []
+    place = 0
+    while place < len(data):
+        value, shift, more = 0, 0, True
+        while more:
+            bits = data[place] - 48
+            value |= (bits & 31) << shift
+            more = bool(bits & 32)
+            place += 1
+            shift += 5
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
