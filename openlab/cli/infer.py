@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-draw', action='store_true', help='with --out: only results.json')
     parser.add_argument('--json', metavar='FILE',
                         help='write the results as JSON there, - for standard output')
-    parser.add_argument('--set', dest='overrides', action='append', default=[],
-                        metavar='KEY=VALUE', help='edit the config')
+    parser.add_argument('--set', '--cfg-options', dest='overrides', nargs='+', action='extend',
+                        default=[], metavar='KEY=VALUE', help='edit the config')
 
 
 def run(args: argparse.Namespace) -> int:
