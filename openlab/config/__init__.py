@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openlab.config.errors import ConfigError
 from openlab.config.load import Config, ConfigWarning, find_config, load_config, shipped_configs
 from openlab.config.nodes import ConfigDict, LazyName, Writer
+
+if TYPE_CHECKING:
+    from openlab.config.check import check_config
+    from openlab.config.resolve import resolve_config
 
 __all__ = [
     'Config', 'ConfigDict', 'ConfigError', 'ConfigWarning', 'LazyName', 'Writer', 'check_config',
@@ -27,10 +32,7 @@ def read_base() -> Iterator[None]:
 
 
 def __getattr__(name: str) -> Any:  # what needs the components' classes is imported late
-    if name == 'check_config':
-        from openlab.config.check import check_config as found
-    elif name == 'resolve_config':
-        from openlab.config.resolve import resolve_config as found
-    else:
+    homes = {'check_config': 'check', 'resolve_config': 'resolve'}
+    if name not in homes:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return found
+    return getattr(importlib.import_module(f'{__name__}.{homes[name]}'), name)

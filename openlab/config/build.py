@@ -263,7 +263,7 @@ def parameter_hints(target: Any) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for function in _constructors(target):
         if isinstance(function, type):
-            function = function.__init__
+            function = vars(function).get('__init__', function)
         for name, annotation in _hints(function).items():
             hints.setdefault(name, annotation)
         if not any(p.kind is p.VAR_KEYWORD for p in signature_of(function).parameters.values()):

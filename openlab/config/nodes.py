@@ -213,7 +213,7 @@ class ConfigDict(dict):
                 self[key].follow(older.get(key))
 
 
-def _restore(cls: type, values: dict, writers: dict, slots: dict) -> Any:
+def _restore(cls: type[ConfigDict], values: dict, writers: dict, slots: dict) -> Any:
     self = cls.__new__(cls)
     dict.update(self, values)
     object.__setattr__(self, '_writers', writers)

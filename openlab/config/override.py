@@ -191,7 +191,7 @@ def _applied(
 ) -> Any:
     """Return a copy of ``node``, which lies ``depth`` steps down the path, with the edit made."""
     here = override.path[: depth + 1]
-    copy = list(node) if isinstance(node, (list, tuple)) else node.copy()
+    copy: Any = list(node) if isinstance(node, (list, tuple)) else node.copy()
     step = _locate(copy, override.path[depth], here, override, is_known)
     if depth == len(override.path) - 1:
         _edit(copy, step, override)
@@ -247,7 +247,7 @@ def _locate(
     )
 
 
-def _edit(node: Any, step: Step, override: Override) -> None:
+def _edit(node: Any, step: Any, override: Override) -> None:
     if override.action == 'delete':
         _record(node, step, override)
         if isinstance(node, dict):
