@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def prepare(cfg: Any, options: TrainOptions) -> Any:
     if options.overfit_batch:
         _change(cfg, 'train_cfg', overfit_batch=True)
         cfg['val_dataloader'] = None  # it would measure nothing
+        _change_hook(cfg, 'checkpoint', save_best=None)
     if options.fast_dev_run:
         shorten(cfg, options.fast_dev_run)
     return cfg
@@ -96,16 +97,20 @@ def shorten(cfg: Any, num_batches: int = NUM_DEV_BATCHES) -> None:
         if cfg.get(f'{stage}_dataloader'):
             _change(cfg, f'{stage}_cfg', max_batches=num_batches)
     cfg['work_dir'] = str(Path(cfg.get('work_dir') or 'work_dirs/run') / 'fast_dev_run')
-    hooks = dict(cfg.get('default_hooks') or {})
-    if hooks.get('logger', {}) is not None:
-        hooks['logger'] = {**(hooks.get('logger') or {}), 'interval': 1}
-    cfg['default_hooks'] = hooks
+    _change_hook(cfg, 'logger', interval=1)
     cfg['resume'] = False
 
 
 def _change(cfg: Any, key: str, **values: Any) -> None:
     current = cfg.get(key)
     cfg[key] = {**(current if isinstance(current, Mapping) else {}), **values}
+
+
+def _change_hook(cfg: Any, name: str, **values: Any) -> None:
+    hooks = dict(cfg.get('default_hooks') or {})
+    if hooks.get(name, {}) is not None:  # None: the config wants none
+        hooks[name] = {**hooks.get(name, {}), **values}
+        cfg['default_hooks'] = hooks
 
 
 def train(cfg: Any, options: TrainOptions | None = None) -> Runner:
@@ -125,39 +130,7 @@ def train(cfg: Any, options: TrainOptions | None = None) -> Runner:
     return runner
 
 
-def summary(runner: Runner) -> str:
-    """The results of a training: metrics at its end and at its best, and where things lie."""
-    lines = [*metric_table(runner.metrics_history), '']
-    found = result_paths(runner)
-    width = max((len(name) for name in found), default=0)
-    lines += [f'{name:{width}}  {path}' for name, path in found.items()]
-    if runner.stop_request.signal is not None:
-        lines.append(f'stopped by {runner.stop_request.name} after iteration {runner.iter}; '
-                     'go on with --resume')
-    return '\n'.join(lines).strip('\n')
-
-
-def metric_table(history: list[dict[str, Any]]) -> list[str]:
-    """Rows of metric, last value, and best value with its epoch."""
-    from openlab.engine.hooks.progress import better, format_value
-
-    rows = [row for row in history if row['stage'] == 'val'] or history
-    if not rows:
-        return ['no validation ran']
-    table = [('metric', 'last', 'best', 'at')]
-    names = [n for n, v in rows[-1].items()
-             if n not in ('stage', 'epoch', 'iter') and isinstance(v, (int, float))]
-    for name in names:
-        best: dict[str, Any] = rows[-1]
-        for row in rows:
-            if name in row and better(name, row[name], best[name]):
-                best = row
-        place = f'epoch {best["epoch"]}' if best['epoch'] else f'iter {best["iter"]}'
-        table.append((name, format_value(rows[-1][name]), format_value(best[name]), place))
-    return aligned(table)
-
-
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Lines of a table with a rule below its head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [' | '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
@@ -165,70 +138,7 @@ def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     return [lines[0], '-+-'.join('-' * width for width in widths), *lines[1:]]
 
 
-def result_paths(runner: Runner) -> dict[str, Path]:
-    """Files that a training left, by what they are; only those that exist."""
-    work_dir = Path(runner.work_dir)
-    candidates = {
-        'best checkpoint': pointed(work_dir / 'checkpoints', 'best'),
-        'last checkpoint': pointed(work_dir / 'checkpoints', 'last'),
-        'training curves': work_dir / 'curves.png',
-        'predictions': work_dir / 'predictions.png',
-        'log': work_dir / 'log.jsonl',
-    }
-    return {name: _short(path) for name, path in candidates.items() if path and path.exists()}
-
-
-def pointed(folder: Path, name: str) -> Path | None:
-    """The checkpoint that ``best`` or ``last`` stands for."""
-    from openlab.engine.checkpoint_files import read_pointer
-
-    pointer = read_pointer(folder, name)
-    return None if pointer is None else folder / pointer['checkpoint']
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def draw_predictions(runner: Runner, most: int = 200) -> Path | None:
-    """Write ``predictions.png``: images of the validation with truth and prediction.
-
-    Args:
-        runner: trained.
-        most: images to predict; errors among them are drawn first.
-
-    Returns:
-        The file; ``None`` without validation data or images.
-    """
-    import torch
-    from PIL import Image
-
-    from openlab.visualization.predictions import prediction_sheet
-
-    sharded = getattr(runner.strategy, 'sharded', False)  # one rank alone cannot predict
-    if runner.val_dataloader is None or sharded:
-        return None
-    images: list[Any] = []
-    truths: list[Any] = []
-    predictions: list[Any] = []
-    model = runner.unwrapped_model.eval()
-    for data_batch in runner.val_dataloader:
-        with torch.no_grad(), runner.autocast():
-            found = model(**runner.preprocess(data_batch, training=False), mode='predict')
-        predictions += [sample.to('cpu') for sample in found]
-        images += list(data_batch['inputs'])
-        truths += data_batch['samples']
-        if len(images) >= most:
-            break
-    if not images or images[0].ndim != 3:
-        return None
-    file = Path(runner.work_dir) / 'predictions.png'
-    sheet = prediction_sheet(images, predictions, truths, runner.dataset_meta.get('classes'))
-    Image.fromarray(sheet).save(file)
-    return file
-
-
 def exit_code(runner: Runner) -> int:
-    """0, or by custom 128 + the signal that stopped the run."""
+    """0, or by convention 128 + the signal that stopped the run."""
     asked = runner.stop_request.signal
     return 0 if asked is None else 128 + int(signal.Signals(asked))

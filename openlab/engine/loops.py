@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -161,7 +161,8 @@ class TrainLoop(BaseLoop):
 
     def _iterator(self) -> Iterator[Any]:
         loader, start = self.dataloader, 0 if self.overfit_batch else self._batches_done
-        epoch_setter = loader if hasattr(loader, 'set_epoch') else getattr(loader, 'sampler', None)
+        epoch_setter: Any = (
+            loader if hasattr(loader, 'set_epoch') else getattr(loader, 'sampler', None))
         if hasattr(epoch_setter, 'set_epoch'):
             epoch_setter.set_epoch(self._epoch)
         if hasattr(loader, 'set_start'):
@@ -337,7 +338,7 @@ class IterTrainLoop(TrainLoop):
         runner.call_hook('after_train')
         return runner.model
 
-    def _endless(self) -> Iterator[Any]:
+    def _endless(self) -> Generator[Any, None, None]:
         while True:
             for data_batch in self.batches():
                 yield data_batch

@@ -281,7 +281,7 @@ def _at_least_one(value: float | Tensor) -> Any:
 
 
 @contextmanager
-def _without_sync(model: nn.Module) -> Iterator[None]:
+def _without_sync(model: Any) -> Iterator[None]:
     if hasattr(model, 'no_sync'):
         with model.no_sync():
             yield

@@ -50,7 +50,8 @@ def build_param_groups(
     _check_patterns(custom, names)
     norms = {f'{prefix}.{name}'.lstrip('.') for prefix, module in model.named_modules()
              if _is_norm(module) for name, _ in module.named_parameters(recurse=False)}
-    unpenalised = set(getattr(model, 'no_weight_decay', set)())
+    without_decay: Any = getattr(model, 'no_weight_decay', set)
+    unpenalised = set(without_decay())
     depth_of = layer_depths(model) if layer_decay is not None else {}
     deepest = max(depth_of.values(), default=0)
 

@@ -234,6 +234,8 @@ class Runner(RunnerAttributes):
         for name, cfg in wanted.items():
             if cfg is not None:
                 self.register_hook(build(cfg, HOOKS, f'default_hooks.{name}'))
+        if self._configs['compile']:
+            self.register_hook({'type': 'CompileCountHook'})
         for i, cfg in enumerate(custom_hooks or ()):
             self.register_hook(build(cfg, HOOKS, f'custom_hooks[{i}]'))
 

@@ -106,7 +106,7 @@ class Schedule:
         return [_get(g, self._param) for g in self._target.param_groups]
 
     def _watched(self, metrics: Mapping[str, float]) -> float:
-        if self.monitor in metrics:
+        if self.monitor is not None and self.monitor in metrics:
             return metrics[self.monitor]
         raise ValueError(f'{self._path}.monitor={self.monitor!r} is no result of the validation; '
                          f'there are {", ".join(metrics) or "none"}')
