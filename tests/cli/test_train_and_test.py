@@ -58,9 +58,9 @@ def run(tmp_path_factory):
 def test_training_ends_with_the_metric_table_and_the_files(tmp_path, run, capsys):
     assert main(['train', str(run / 'digits.py'), '--work-dir', str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert 'metric        | last' in out
-    assert 'accuracy/top1 |' in out
-    assert f'last checkpoint  {tmp_path}/checkpoints/epoch_0001' in out
+    assert 'metric' in out
+    assert 'accuracy/top1' in out
+    assert 'checkpoints/epoch_0001' in out
     assert (tmp_path / 'predictions.png').stat().st_size > 1000
 
 
