@@ -190,7 +190,7 @@ class RichDisplay(Display):
         """Print one line above the bar, best values in bold green."""
         from rich.text import Text
 
-        line = Text(f'{title:<12}', style='bold')
+        line = Text().append(f'{title:<12}', style='bold')
         for name, value in values.items():
             line.append(f'  {name} ', style='dim')
             line.append(format_value(value),
@@ -220,7 +220,8 @@ class RichDisplay(Display):
         if done is not None:
             share = done.step / max(done.max_steps, 1)
             bar.add_row(Text(position(done), style='bold'),
-                        ProgressBar(total=1.0, completed=share, width=24), f'{share:4.0%}',
+                        ProgressBar(total=1.0, completed=share, width=24, complete_style='cyan',
+                                    finished_style='green'), f'{share:4.0%}',
                         describe(done)[-1])
         style = 'yellow' if done is not None and done.data_share > LOADER_IS_SLOW else 'cyan'
         self._live.update(Group(bar, Text(text, style=style, no_wrap=True, overflow='ellipsis')),
