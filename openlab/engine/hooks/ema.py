@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -65,18 +66,26 @@ class WeightAverage:
             weight: share of the model in the new average, in (0, 1].
         """
         average = get_ema_multi_avg_fn(1 - weight)
-        # the fused call wants one device and dtype; a model may have several
-        groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-        for name in self._averaged:
-            shadow, live = _local(self.shadow[name]), _local(self._live(name))
-            mine, theirs = groups.setdefault((shadow.device, shadow.dtype), ([], []))
-            mine.append(shadow)
-            theirs.append(live.to(shadow.dtype))
-        for mine, theirs in groups.values():
-            average(mine, theirs, self.steps)
-        for name in self._copied:
-            self.shadow[name].copy_(self._live(name))
+        for names, shadows in self._groups:
+            lives = [_local(self._live(name)) for name in names]
+            if lives[0].dtype != shadows[0].dtype:
+                lives = [live.to(shadows[0].dtype) for live in lives]
+            average(shadows, lives, self.steps)
+        if self._copied:
+            copies = [_local(self.shadow[name]) for name in self._copied]
+            torch._foreach_copy_(copies, [_local(self._live(name)) for name in self._copied])
         self.steps += 1
+
+    @cached_property
+    def _groups(self) -> list[tuple[list[str], list[Tensor]]]:
+        """Averaged names and tensors by device and type, as one fused call wants them."""
+        groups: dict[tuple[Any, ...], tuple[list[str], list[Tensor]]] = {}
+        for name in self._averaged:
+            shadow, live = _local(self.shadow[name]), self._live(name)
+            names, shadows = groups.setdefault((shadow.device, shadow.dtype, live.dtype), ([], []))
+            names.append(name)
+            shadows.append(shadow)
+        return list(groups.values())
 
     @torch.no_grad()
     def swap_in(self) -> None:

@@ -141,7 +141,13 @@ class NonFiniteGuardHook(Hook):
         if not self._batches and self.action == 'skip':
             self._keep_buffers(runner.unwrapped_model)
         self._batches.append(data_batch)
-        self._random.append(_random_state(runner.device))
+        self._random.append(_random_state(runner.device, self._augments(runner)))
+
+    @staticmethod
+    def _augments(runner: Runner) -> bool:
+        """Whether batches are augmented here, by the generators of Python and numpy."""
+        preprocessor = getattr(runner.unwrapped_model, 'preprocessor', None)
+        return bool(getattr(preprocessor, 'batch_augments', ()))
 
     def before_backward(self, runner: Runner, outputs: Mapping[str, Tensor]) -> None:
         """Begin to read the loss; the accelerator goes on."""
@@ -495,17 +501,21 @@ def _has_scaler(runner: Runner) -> bool:
     return scaler is not None and scaler.is_enabled()
 
 
-def _random_state(device: torch.device) -> tuple[Any, ...]:
+def _random_state(device: torch.device, everything: bool = True) -> tuple[Any, ...]:
+    """States of torch's generators, and of those of Python and numpy, which are slow to copy."""
     chip = None if device.type == 'cpu' else torch.get_device_module(device).get_rng_state()
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), chip
+    others = (random.getstate(), np.random.get_state()) if everything else (None, None)
+    return torch.get_rng_state(), chip, *others
 
 
 def _set_random_state(state: tuple[Any, ...], device: torch.device) -> None:
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    torch.set_rng_state(state[2])
-    if state[3] is not None:
-        torch.get_device_module(device).set_rng_state(state[3])
+    torch_state, chip, python, numpy = state
+    torch.set_rng_state(torch_state)
+    if chip is not None:
+        torch.get_device_module(device).set_rng_state(chip)
+    if python is not None:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _some(names: Sequence[str]) -> str:
