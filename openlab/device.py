@@ -263,6 +263,15 @@ def set_autotune(on: bool) -> None:
     torch.backends.cudnn.benchmark = on
 
 
+def attention_kernel_names(kind: str) -> list[str]:
+    """Kernels that torch may choose from for attention on devices of a type."""
+    flags = torch.backends.cuda  # the switches carry this name for all devices
+    return [name for name, is_on in (
+        ('flash', flags.flash_sdp_enabled()),
+        ('memory efficient', flags.mem_efficient_sdp_enabled() and kind != 'cpu'),
+        ('plain', flags.math_sdp_enabled())) if is_on]
+
+
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python, numpy, torch and all accelerators."""
     random.seed(seed)

@@ -160,13 +160,9 @@ def op_implementations(problems: list[str]) -> dict[str, str]:
 
 def attention_kernels(kind: str) -> str:
     """Kernels that torch may choose from for attention."""
-    import torch
+    from openlab.device import attention_kernel_names
 
-    flags = torch.backends.cuda  # the switches carry this name for all devices
-    names = [name for name, is_on in (
-        ('flash', flags.flash_sdp_enabled()),
-        ('memory efficient', flags.mem_efficient_sdp_enabled() and kind != 'cpu'),
-        ('plain', flags.math_sdp_enabled())) if is_on]
+    names = attention_kernel_names(kind)
     return f'torch: {", ".join(names)}'
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from openlab.engine.checkpoint import find_resumable
 from openlab.engine.launch import launch
 
 from .training_program import make_runner
@@ -56,6 +57,7 @@ def test_a_sharded_checkpoint_is_resumed_by_another_number_of_processes(tmp_path
     make_runner(str(tmp_path / 'whole'), batch_size=8, **{**options, 'strategy': None}).train()
     done = run(first, tmp_path / 'parts', batch_size=8 // first, die_rank=0, at_step=5, **options)
     assert done.returncode != 0
+    assert find_resumable(tmp_path / 'parts').name == 'iter_00000004'
     done = run(second, tmp_path / 'parts', batch_size=8 // second, **options)
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / 'parts') == pytest.approx(losses(tmp_path / 'whole'), rel=1e-5)

@@ -63,9 +63,10 @@ def train_until(work_dir, iteration, **options):
     {},
     {'by_epoch': True, 'interval': 1},
     {'log_interval': 3, 'accumulate': 3, 'interval': 4},
+    {'interval': 7},
     {'iters': 23, 'epochs': 1},
     {'optimizer': 'SGD', 'ema': False, 'validate': False, 'accumulate': 1},
-], ids=['mid-epoch', 'by-epoch', 'windows', 'by-iteration', 'plain'])
+], ids=['mid-epoch', 'by-epoch', 'windows', 'end-of-epoch', 'by-iteration', 'plain'])
 def test_a_broken_off_training_continues_digit_for_digit(tmp_path, options):
     whole = train(tmp_path / 'whole', **options)
     for iteration in (5, 10, 18):

@@ -87,6 +87,7 @@ class CheckpointHook(Hook):
             self.rule = rule_of(str(save_best))
         self.best: dict[str, Any] | None = None
         self._saved_iter = -1
+        self._is_due = False
         self._saver = AsyncSaver()
 
     def before_train(self, runner: Runner) -> None:
@@ -123,12 +124,19 @@ class CheckpointHook(Hook):
     ) -> None:
         """Save if an interval of iterations is full."""
         self._saver.raise_error()
-        if not self.by_epoch and self.interval and (runner.iter + 1) % self.interval == 0:
+        if self.by_epoch or not self.interval or (runner.iter + 1) % self.interval:
+            return
+        # At the end of an epoch schedules have yet to step: after_train_epoch saves.
+        self._is_due = self._ends_epoch(runner)
+        if not self._is_due:
             self._save(runner, f'iter_{runner.iter + 1:08d}')
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Save if an interval of epochs is full."""
-        if self.by_epoch and self.interval and (runner.epoch + 1) % self.interval == 0:
+        """Save if an interval of epochs is full, or one of iterations just was."""
+        if self._is_due:
+            self._is_due = False
+            self._save(runner, self._name(runner))
+        elif self.by_epoch and self.interval and (runner.epoch + 1) % self.interval == 0:
             self._save(runner, f'epoch_{runner.epoch + 1:04d}')
 
     def after_val_epoch(
@@ -218,6 +226,10 @@ class CheckpointHook(Hook):
         if self.by_epoch and state.get('batches', 0) == 0:
             return f'epoch_{state["epoch"]:04d}'
         return f'iter_{state["iter"]:08d}'
+
+    def _ends_epoch(self, runner: Runner) -> bool:
+        loop = runner.train_loop
+        return getattr(loop, 'counts_epochs', True) and loop.state_dict()['batches'] == 0
 
     def _folder(self, runner: Runner) -> Path:
         return Path(runner.work_dir) / FOLDER
