@@ -91,7 +91,7 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
     the first ``blocks``, ``layers``, ``stages`` or ``layer1`` ... count 1, 2, ...; what stands
     before them in the backbone is 0, and what follows is one deeper than the last.
     """
-    backbone = getattr(model, 'backbone', model)
+    backbone: Any = getattr(model, 'backbone', model)
     prefix = 'backbone.' if backbone is not model else ''
     names = [name for name, _ in model.named_parameters()]
     if hasattr(backbone, 'layer_depth'):

@@ -157,3 +157,45 @@ def test_resuming_at_any_iteration_continues_digit_for_digit(tmp_path, kind, acc
     assert losses.losses == expected.losses[stop_at:]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name])
+
+
+def test_compiling_counts_its_graphs_and_computes_the_same(tmp_path):
+    plain, compiled = make_runner(tmp_path), make_runner(
+        tmp_path, compile={'target': 'model', 'backend': 'eager'})
+    expected, found = recorded(plain), recorded(compiled)
+    plain.train()
+    compiled.train()
+    assert found.losses == pytest.approx(expected.losses)
+    [hook] = [h for h in compiled.hooks if type(h).__name__ == 'CompileCountHook']
+    assert hook.count > 0
+
+
+def test_mixed_precision_reaches_training_and_validation(tmp_path):
+    seen = []
+
+    class Looks(Line):
+        def outputs(self, inputs, samples=None):
+            out = super().outputs(inputs, samples)
+            seen.append((self.training, out.dtype))
+            return out
+
+    make_runner(
+        tmp_path, model={'type': Looks}, train_cfg={'max_epochs': 1, 'max_batches': 1},
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}, 'precision': 'bf16'},
+        val_dataloader=points_loader(4), val_evaluator={'type': Error}).train()
+    assert seen == [(True, torch.bfloat16), (False, torch.bfloat16)]
+
+
+def test_an_optimizer_must_be_configured_to_train(tmp_path):
+    with pytest.raises(ValueError, match='training needs optim_wrapper'):
+        make_runner(tmp_path, optim_wrapper=None).train()
+
+
+def test_a_seed_makes_two_runs_equal(tmp_path):
+    def weights(seed):
+        runner = make_runner(tmp_path, randomness={'seed': seed})
+        runner.train()
+        return runner.model.head.weight
+
+    assert torch.equal(weights(5), weights(5))
+    assert not torch.equal(weights(5), weights(6))
