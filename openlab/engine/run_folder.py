@@ -1,7 +1,7 @@
 """What a run leaves behind, and where.
 
     work_dir/
-        config.py            resolved config of the latest start; trains again as it is
+        config.py            resolved config of the training; trains again as it is
         log.jsonl            every scalar, one JSON object a line (``openlab log`` reads it)
         curves.png           losses, learning rate and metrics; redrawn at validations
         predictions.png      validation items with truth and prediction, errors first

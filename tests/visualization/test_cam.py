@@ -138,3 +138,21 @@ def test_the_drawing_is_warm_where_the_map_is_high():
     warm, cold = picture[10, 10], picture[200, 200]
     assert warm[0] > warm[2] + 40
     assert cold[2] >= cold[0]
+
+
+@pytest.mark.parametrize('backbone,layer', [
+    ({'type': 'VisionTransformer', 'size': 'tiny', 'patch_size': 4, 'image_size': 16},
+     'backbone.blocks.11.norm1'),
+    ({'type': 'ResNet', 'block': 'basic', 'num_blocks': (1, 1), 'base_channels': 4,
+      'stem': 'conv3', 'out_stages': (3,)}, 'backbone'),
+])
+def test_the_layer_is_the_last_one_whose_places_matter(backbone, layer):
+    from openlab.config.build import build
+
+    torch.manual_seed(0)
+    model = build({'type': 'ImageClassifier', 'backbone': backbone,
+                   'head': {'type': 'LinearHead', 'num_classes': 3}})
+    image = torch.randn(1, 3, 16, 16)
+    chosen = grad_cam(model, image, 1)
+    assert chosen.std() > 0
+    assert torch.allclose(chosen, grad_cam(model, image, 1, layer), atol=1e-6)

@@ -131,6 +131,10 @@ class LoggerHook(Hook):
         """Close the display."""
         self._close_display()
 
+    def after_run(self, runner: Runner) -> None:
+        """Close the display of a validation without a training."""
+        self._close_display()
+
     def on_exception(self, runner: Runner, error: BaseException) -> None:
         """Give the terminal back before the error is printed."""
         self._close_display()

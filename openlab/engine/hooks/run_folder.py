@@ -51,9 +51,8 @@ class RunFolderHook(Hook):
         self._started = perf_counter()
         cfg = getattr(runner, 'cfg', None)
         start = Path(runner.work_dir) / 'starts' / runner.timestamp
-        for folder in (Path(runner.work_dir), start):
-            folder.mkdir(parents=True, exist_ok=True)
-            save_config(cfg, folder)
+        start.mkdir(parents=True, exist_ok=True)
+        save_config(cfg, start)
         randomness = (cfg.get('randomness') if isinstance(cfg, dict) else None) or {}
         self._thread = threading.Thread(
             target=write_run_folder, args=(start,), daemon=True,
@@ -61,6 +60,11 @@ class RunFolderHook(Hook):
                     'overrides': [str(o) for o in getattr(cfg, 'overrides', None) or ()],
                     'world_size': runner.world_size})
         self._thread.start()
+
+    def before_train(self, runner: Runner) -> None:
+        """Put the config of the training beside its checkpoints; a test must not replace it."""
+        if runner.rank == 0:
+            save_config(getattr(runner, 'cfg', None), Path(runner.work_dir))
 
     def after_val(self, runner: Runner) -> None:
         """Redraw the curves, unless that would take too much of the time."""

@@ -171,3 +171,15 @@ def test_a_plain_line_reports_everything_asked_for():
     line = next(m for m in runner.messages if m.startswith('epoch 1/1  iter 4/4'))
     for part in ('loss 1', 'lr 0.3', 'img/s', 'data ', 'RAM ', 'ETA 0:00:00'):
         assert part in line
+
+
+def test_a_validation_alone_gives_the_terminal_back():
+    logger = LoggerHook(display='rich')
+    runner = TinyRunner(logger)
+    runner.train_loop = None
+    logger.after_val_epoch(runner, {'accuracy/top1': 0.5})
+    live = logger._display._live
+    assert live.is_started
+    logger.after_run(runner)
+    assert not live.is_started
+    assert runner.rows == []

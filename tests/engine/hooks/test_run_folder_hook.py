@@ -28,6 +28,8 @@ def write_log(folder, count):
 def test_a_run_leaves_its_config_its_record_and_its_curves(tmp_path):
     hook, runner = RunFolderHook(), runner_in(tmp_path)
     hook.before_run(runner)
+    assert not (tmp_path / 'config.py').exists()  # it may be a test of another config
+    hook.before_train(runner)
     write_log(tmp_path, 5)
     hook.after_train(runner)
     hook.after_run(runner)
