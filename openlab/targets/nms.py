@@ -1,32 +1,67 @@
 """From many scored boxes to the few that are reported.
 
-A candidates · N detections
+A places · K classes · n candidates
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
 
 
-def keep_candidates(probs: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Best (place, class) pairs of one level.
+@MODELS.register_module()
+@dataclass(frozen=True)
+class DetectionLimits:
+    """Which candidates become detections.
+
+    Attributes:
+        score: only candidates that score higher.
+        nms_iou: of two boxes of a class that overlap more, the worse one goes.
+        candidates: at most so many of each level (or image) before suppression.
+        detections: at most so many of each image in the end.
+    """
+
+    score: float = 0.05
+    nms_iou: float = 0.5
+    candidates: int = 1000
+    detections: int = 100
+
+
+def dense_detections(
+    probs: Tensor,
+    boxes: Tensor,
+    level_sizes: Sequence[int],
+    sample: DataSample,
+    image_size: tuple[int, int],
+    limits: DetectionLimits,
+) -> DataSample:
+    """Detections of one image from scores and boxes at every place of every level.
 
     Args:
         probs: (A, K).
-        threshold: only higher ones are kept.
-        limit: at most so many are.
-
-    Returns:
-        Scores, places and labels, each (n,), best first.
+        boxes: xyxy in pixels of the padded input, (A, 4).
+        level_sizes: how A is made up of levels, each of which keeps its own best candidates.
+        sample: whose ``meta`` is carried over.
+        image_size: (H, W) of the padded input.
+        limits: which candidates become detections.
     """
-    place, label = (probs > threshold).nonzero(as_tuple=True)
-    scores, order = probs[place, label].sort(descending=True, stable=True)
-    order = order[:limit]
-    return scores[:limit], place[order], label[order]
+    kept = []
+    begin = 0
+    for size, level in zip(level_sizes, probs.split(list(level_sizes)), strict=True):
+        place, label = (level > limits.score).nonzero(as_tuple=True)
+        scores, order = level[place, label].sort(descending=True, stable=True)
+        order = order[: limits.candidates]
+        kept.append((scores[: limits.candidates], label[order], boxes[begin + place[order]]))
+        begin += size
+    scores, labels, candidates = (torch.cat(values) for values in zip(*kept, strict=True))
+    return detections(candidates, scores, labels, sample, image_size, limits)
 
 
 def detections(
@@ -35,23 +70,21 @@ def detections(
     labels: Tensor,
     sample: DataSample,
     image_size: tuple[int, int],
-    iou_threshold: float,
-    limit: int,
+    limits: DetectionLimits,
 ) -> DataSample:
     """Clip to the image, suppress duplicates class by class, keep the best.
 
     Args:
-        boxes: xyxy in pixels of the padded input, (A, 4).
-        scores: (A,).
-        labels: (A,).
+        boxes: xyxy in pixels of the padded input, (n, 4).
+        scores: (n,).
+        labels: (n,).
         sample: whose ``meta`` is carried over; ``img_shape`` is the size without padding.
         image_size: (H, W) where ``meta`` has none.
-        iou_threshold: of two boxes that overlap more, the worse one goes.
-        limit: at most so many are kept.
+        limits: for suppression and number.
     """
     height, width = sample.meta.get('img_shape', image_size)[:2]
     boxes = clip_boxes_to_image(boxes, (height, width))
-    kept = batched_nms(boxes, scores, labels, iou_threshold)[:limit]
+    kept = batched_nms(boxes, scores, labels, limits.nms_iou)[: limits.detections]
     return DataSample(
         meta=dict(sample.meta), boxes=boxes[kept], scores=scores[kept], labels=labels[kept]
     )
@@ -70,8 +103,3 @@ def truth_of(sample: DataSample) -> tuple[Tensor, Tensor]:
         return sample.boxes, sample.labels
     keep = ~sample.is_crowd
     return sample.boxes[keep], sample.labels[keep]
-
-
-def concat(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Concatenate tuples of tensors element by element."""
-    return tuple(torch.cat(values) for values in zip(*parts, strict=True))

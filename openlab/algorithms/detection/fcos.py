@@ -10,7 +10,7 @@ that boxes predicted from the rim can be ranked down.
 What differs from the paper: as in the authors' later code and in torchvision, only places within
 1.5 strides of an object's centre are positive, the box loss is GIoU, and the centerness branch
 shares the tower of the box branch. The pieces: suppression is in ``openlab/targets/nms.py``, the
-towers are those of ``retinanet.py``, the pyramid is ``openlab/necks/fpn.py``.
+towers are in ``dense.py``, the pyramid is ``openlab/necks/fpn.py``.
 
 B batch · A places in all levels · N objects in an image · P positive places · K classes
 """
@@ -26,12 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
-from openlab.algorithms.base import Algorithm
-from openlab.algorithms.detection.retinanet import flatten_level, make_tower
+from openlab.algorithms.detection.dense import DenseDetector, flatten_level, make_tower
 from openlab.losses.focal import FocalLoss
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
-from openlab.targets.nms import concat, detections, keep_candidates, truth_of
+from openlab.targets.nms import DetectionLimits, dense_detections, truth_of
 from openlab.zoo.key_map import KeyMap
 
 
@@ -70,10 +69,7 @@ class FCOSHead(nn.Module):
         range_factor: a level is responsible for objects whose farthest side is between half
             of this and this many strides away (8: 64 px at stride 8).
         cls_loss: sums over places and classes.
-        score_threshold: candidates below are dropped.
-        nms_threshold: see ``detections``.
-        max_candidates: kept of each level before suppression.
-        max_detections: kept of each image in the end.
+        limits: which candidates become detections.
     """
 
     weights = (
@@ -105,10 +101,7 @@ class FCOSHead(nn.Module):
         radius: float = 1.5,
         range_factor: float = 8.0,
         cls_loss: nn.Module | None = None,
-        score_threshold: float = 0.2,
-        nms_threshold: float = 0.6,
-        max_candidates: int = 1000,
-        max_detections: int = 100,
+        limits: DetectionLimits | None = None,
     ):
         super().__init__()
         if in_channels is None:
@@ -116,8 +109,7 @@ class FCOSHead(nn.Module):
         self.num_classes, self.strides = num_classes, tuple(strides)
         self.radius, self.range_factor = radius, range_factor
         self.cls_loss = cls_loss or FocalLoss()
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.max_candidates, self.max_detections = max_candidates, max_detections
+        self.limits = limits or DetectionLimits(score=0.2, nms_iou=0.6)
         groups = math.gcd(32, in_channels)
         self.cls_tower = make_tower(in_channels, num_convs, norm_groups=groups)
         self.box_tower = make_tower(in_channels, num_convs, norm_groups=groups)
@@ -233,38 +225,17 @@ class FCOSHead(nn.Module):
 
         A score is the geometric mean of class probability and centerness.
         """
-        results = []
-        sizes = outputs.level_sizes
-        for image, sample in enumerate(samples):
-            centre = outputs.centerness[image].sigmoid()
-            probs = (outputs.logits[image].sigmoid() * centre[:, None]).sqrt()
-            parts = []
-            for level_probs, distances, points, strides in zip(
-                probs.split(sizes), outputs.distances[image].split(sizes),
-                outputs.points.split(sizes), outputs.strides.split(sizes), strict=True,
-            ):  # fmt: skip
-                scores, place, labels = keep_candidates(
-                    level_probs, self.score_threshold, self.max_candidates
-                )
-                boxes = boxes_from_distances(distances[place], points[place], strides[place])
-                parts.append((boxes, scores, labels))
-            results.append(
-                detections(*concat(parts), sample, outputs.image_size, self.nms_threshold,
-                           self.max_detections)
-            )  # fmt: skip
-        return results
+        boxes = boxes_from_distances(outputs.distances, outputs.points, outputs.strides)
+        probs = (outputs.logits.sigmoid() * outputs.centerness.sigmoid()[..., None]).sqrt()
+        return [
+            dense_detections(p, b, outputs.level_sizes, sample, outputs.image_size, self.limits)
+            for p, b, sample in zip(probs, boxes, samples, strict=True)
+        ]
 
 
 @MODELS.register_module()
-class FCOS(Algorithm):
-    """Backbone, pyramid and anchor-free head.
-
-    Args:
-        backbone: image (B, 3, H, W) to a tuple of maps.
-        neck: maps to the levels of a pyramid.
-        head: levels to raw outputs; has ``loss`` and ``predict``.
-        preprocessor: see ``Algorithm``.
-    """
+class FCOS(DenseDetector):
+    """Backbone, pyramid and anchor-free head; arguments are those of ``DenseDetector``."""
 
     weights = (
         KeyMap(
@@ -273,29 +244,6 @@ class FCOS(Algorithm):
             signature=[r'^backbone\.body\.', r'^head\.regression_head\.bbox_ctrness'],
         ),
     )
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        neck: nn.Module,
-        head: nn.Module,
-        preprocessor: nn.Module | None = None,
-    ):
-        super().__init__(preprocessor)
-        self.backbone, self.neck, self.head = backbone, neck, head
-
-    def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> FCOSOutputs:
-        """Images (B, 3, H, W) to the head's raw outputs."""
-        height, width = inputs.shape[-2:]
-        return self.head(self.neck(self.backbone(inputs)), (height, width))
-
-    def loss(self, outputs: FCOSOutputs, samples: list[DataSample]) -> dict[str, Tensor]:
-        """The head's losses."""
-        return self.head.loss(outputs, samples)
-
-    def predict(self, outputs: FCOSOutputs, samples: list[DataSample]) -> list[DataSample]:
-        """The head's detections."""
-        return self.head.predict(outputs, samples)
 
 
 def boxes_from_distances(distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from openlab.algorithms.base import Algorithm
+from openlab.algorithms.detection.dense import DenseDetector, flatten_level, make_tower
 from openlab.losses.focal import FocalLoss
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
 from openlab.targets.anchors import AnchorGenerator
 from openlab.targets.box_coder import decode_boxes, encode_boxes
 from openlab.targets.matching import IGNORED, IoUAssigner
-from openlab.targets.nms import concat, detections, keep_candidates, truth_of
+from openlab.targets.nms import DetectionLimits, dense_detections, truth_of
 from openlab.zoo.key_map import KeyMap
 
 
@@ -62,10 +62,7 @@ class RetinaHead(nn.Module):
         anchors: generates the anchors; by default the paper's for P3 to P7.
         assigner: decides which anchor has to find which object.
         cls_loss: sums over anchors and classes.
-        score_threshold: candidates below are dropped.
-        nms_threshold: see ``detections``.
-        max_candidates: kept of each level before suppression.
-        max_detections: kept of each image in the end.
+        limits: which candidates become detections.
     """
 
     weights = (
@@ -88,10 +85,7 @@ class RetinaHead(nn.Module):
         anchors: nn.Module | None = None,
         assigner: nn.Module | None = None,
         cls_loss: nn.Module | None = None,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        max_candidates: int = 1000,
-        max_detections: int = 100,
+        limits: DetectionLimits | None = None,
     ):
         super().__init__()
         if in_channels is None:
@@ -102,8 +96,7 @@ class RetinaHead(nn.Module):
         )
         self.assigner = assigner or IoUAssigner(foreground=0.5, background=0.4, keep_best=True)
         self.cls_loss = cls_loss or FocalLoss()
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.max_candidates, self.max_detections = max_candidates, max_detections
+        self.limits = limits or DetectionLimits(score=0.05, nms_iou=0.5)
         self.cls_tower = make_tower(in_channels, num_convs)
         self.box_tower = make_tower(in_channels, num_convs)
         num_shapes = self.anchors.num_shapes
@@ -157,34 +150,19 @@ class RetinaHead(nn.Module):
 
     def predict(self, outputs: RetinaOutputs, samples: list[DataSample]) -> list[DataSample]:
         """Best boxes of each image, in pixels of the network's input."""
-        results = []
-        for logits, deltas, sample in zip(outputs.logits, outputs.deltas, samples, strict=True):
-            parts = []
-            for probs, moves, anchors in zip(
-                logits.sigmoid().split(outputs.level_sizes), deltas.split(outputs.level_sizes),
-                outputs.anchors.split(outputs.level_sizes), strict=True,
-            ):  # fmt: skip
-                scores, place, labels = keep_candidates(
-                    probs, self.score_threshold, self.max_candidates
-                )
-                parts.append((decode_boxes(moves[place], anchors[place]), scores, labels))
-            results.append(
-                detections(*concat(parts), sample, outputs.image_size, self.nms_threshold,
-                           self.max_detections)
-            )  # fmt: skip
-        return results
+        return [
+            dense_detections(
+                logits.sigmoid(), decode_boxes(deltas, outputs.anchors), outputs.level_sizes,
+                sample, outputs.image_size, self.limits,
+            )
+            for logits, deltas, sample in zip(
+                outputs.logits, outputs.deltas, samples, strict=True)
+        ]  # fmt: skip
 
 
 @MODELS.register_module()
-class RetinaNet(Algorithm):
-    """Backbone, pyramid and dense head.
-
-    Args:
-        backbone: image (B, 3, H, W) to a tuple of maps.
-        neck: maps to the levels of a pyramid.
-        head: levels to raw outputs; has ``loss`` and ``predict``.
-        preprocessor: see ``Algorithm``.
-    """
+class RetinaNet(DenseDetector):
+    """Backbone, pyramid and anchor-based head; arguments are those of ``DenseDetector``."""
 
     weights = (
         KeyMap(
@@ -193,43 +171,3 @@ class RetinaNet(Algorithm):
             signature=[r'^backbone\.body\.', r'^head\.classification_head\.'],
         ),
     )
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        neck: nn.Module,
-        head: nn.Module,
-        preprocessor: nn.Module | None = None,
-    ):
-        super().__init__(preprocessor)
-        self.backbone, self.neck, self.head = backbone, neck, head
-
-    def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> NamedTuple:
-        """Images (B, 3, H, W) to the head's raw outputs."""
-        height, width = inputs.shape[-2:]
-        return self.head(self.neck(self.backbone(inputs)), (height, width))
-
-    def loss(self, outputs: NamedTuple, samples: list[DataSample]) -> dict[str, Tensor]:
-        """The head's losses."""
-        return self.head.loss(outputs, samples)
-
-    def predict(self, outputs: NamedTuple, samples: list[DataSample]) -> list[DataSample]:
-        """The head's detections."""
-        return self.head.predict(outputs, samples)
-
-
-def make_tower(channels: int, num_convs: int, norm_groups: int | None = None) -> nn.Sequential:
-    """3x3 convolutions with ReLU, and group norm between where ``norm_groups`` is given."""
-    tower = nn.Sequential()
-    for _ in range(num_convs):
-        layers: list[nn.Module] = [nn.Conv2d(channels, channels, 3, padding=1)]
-        if norm_groups is not None:
-            layers.append(nn.GroupNorm(norm_groups, channels))
-        tower.append(nn.Sequential(*layers, nn.ReLU()))
-    return tower
-
-
-def flatten_level(x: Tensor, size: int) -> Tensor:
-    """(B, S size, H, W) to (B, H W S, size): place by place, as anchors are ordered."""
-    B, _, H, W = x.shape
-    return x.view(B, -1, size, H, W).permute(0, 3, 4, 1, 2).reshape(B, -1, size)

@@ -1,0 +1,64 @@
+"""What dense detectors share: a head that looks at every place of a feature pyramid.
+
+B batch · S shapes at one place · H, W size of a map
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from openlab.algorithms.base import Algorithm
+from openlab.structures.data_sample import DataSample
+
+
+class DenseDetector(Algorithm):
+    """Backbone, pyramid and dense head in a row.
+
+    Args:
+        backbone: image (B, 3, H, W) to a tuple of maps.
+        neck: maps to the levels of a pyramid.
+        head: levels and image size to raw outputs; has ``loss`` and ``predict``.
+        preprocessor: see ``Algorithm``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        preprocessor: nn.Module | None = None,
+    ):
+        super().__init__(preprocessor)
+        self.backbone, self.neck, self.head = backbone, neck, head
+
+    def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> NamedTuple:
+        """Images (B, 3, H, W) to the head's raw outputs."""
+        height, width = inputs.shape[-2:]
+        return self.head(self.neck(self.backbone(inputs)), (height, width))
+
+    def loss(self, outputs: NamedTuple, samples: list[DataSample]) -> dict[str, Tensor]:
+        """The head's losses."""
+        return self.head.loss(outputs, samples)
+
+    def predict(self, outputs: NamedTuple, samples: list[DataSample]) -> list[DataSample]:
+        """The head's detections."""
+        return self.head.predict(outputs, samples)
+
+
+def make_tower(channels: int, num_convs: int, norm_groups: int | None = None) -> nn.Sequential:
+    """3x3 convolutions with ReLU, and group norm between where ``norm_groups`` is given."""
+    tower = nn.Sequential()
+    for _ in range(num_convs):
+        layers: list[nn.Module] = [nn.Conv2d(channels, channels, 3, padding=1)]
+        if norm_groups is not None:
+            layers.append(nn.GroupNorm(norm_groups, channels))
+        tower.append(nn.Sequential(*layers, nn.ReLU()))
+    return tower
+
+
+def flatten_level(x: Tensor, size: int) -> Tensor:
+    """(B, S size, H, W) to (B, H W S, size): place by place, as anchors are ordered."""
+    B, _, H, W = x.shape
+    return x.view(B, -1, size, H, W).permute(0, 3, 4, 1, 2).reshape(B, -1, size)
