@@ -121,8 +121,13 @@ class ImagePreprocessor(nn.Module):
     def _normalise(self, images: Tensor) -> Tensor:
         if not self.to_float:
             return images
-        return images.float().sub_(self.mean).div_(self.std) if images.dtype == torch.uint8 \
-            else (images.float() - self.mean) / self.std
+        if images.device.type != 'cpu' or images.dtype != torch.uint8:
+            return (images.float() - self.mean) / self.std
+        # Image by image the three steps stay in the cache of the core.
+        out = torch.empty(images.shape, dtype=torch.float32)
+        for place, image in zip(out, images, strict=True):
+            place.copy_(image).sub_(self.mean).div_(self.std)
+        return out
 
     def _padded(self, length: int) -> int:
         return -(-length // self.pad_divisor) * self.pad_divisor

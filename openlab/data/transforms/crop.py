@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from openlab.data.transforms.geometry import (
     scaling,
     translation,
 )
-from openlab.data.transforms.resize import Backend, resize_image
+from openlab.data.transforms.resize import Backend, check_backend, resize_image
 from openlab.registry import TRANSFORMS
 
 Window = tuple[int, int, int, int]
@@ -33,7 +32,7 @@ class WindowMove(Move):
 
     window: Window = (0, 0, 0, 0)
     antialias: bool = True
-    backend: Backend = 'cv2'
+    backend: Backend = 'torch'
 
     def pixels(self, image: np.ndarray, role: Role) -> np.ndarray:
         """Cut, fill what lies outside, resize."""
@@ -213,7 +212,7 @@ class RandomResizedCrop(GeometricTransform):
 
     def __init__(self, size: int | Sequence[int], scale: Sequence[float] = (0.08, 1.0),
                  ratio: Sequence[float] = (3 / 4, 4 / 3), interpolation: str = 'bilinear',
-                 antialias: bool = True, backend: Literal['cv2', 'pillow'] = 'cv2'):
+                 antialias: bool = True, backend: Backend = 'torch'):
         if not 0 < scale[0] <= scale[1] or not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f'scale and ratio must be 0 < low <= high, got {scale} and {ratio}')
         self.size = check_size(size)
@@ -221,7 +220,8 @@ class RandomResizedCrop(GeometricTransform):
         self.ratio = tuple(ratio)
         self.interpolation = check_interpolation(interpolation)
         self.antialias = antialias
-        self.backend = backend
+        check_backend(backend)
+        self.backend: Backend = backend
 
     def plan(self, results: Results) -> Move:
         """Draw the window."""

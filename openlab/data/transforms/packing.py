@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -81,7 +82,12 @@ class PackInputs(Transform):
 
 def image_to_tensor(image: np.ndarray) -> Tensor:
     """(H, W, 3) array to (3, H, W) tensor of the same type, contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    if image.dtype != np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    # Several times as fast as numpy's transposed copy.
+    planes = np.empty((image.shape[2], *image.shape[:2]), np.uint8)
+    cv2.split(np.ascontiguousarray(image), list(planes))
+    return torch.from_numpy(planes)
 
 
 def _tensor(name: str, value: Any, dtype: torch.dtype) -> Tensor:

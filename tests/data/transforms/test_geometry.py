@@ -20,7 +20,8 @@ HEIGHT, WIDTH = 48, 64
 EXACT = [
     Resize(96), Resize((24, 96)), Resize(shorter=72), Resize(longer=32),
     Resize((100, 100), keep_ratio=True), Resize(96, backend='pillow'),
-    Resize(80, interpolation='nearest'), RandomResize([30, 60]), RandomResize(ratio_range=(0.5, 2)),
+    Resize((20, 30), backend='cv2'), Resize(80, interpolation='nearest'),
+    RandomResize([30, 60]), RandomResize(ratio_range=(0.5, 2)),
     RandomResize([(40, 40), (80, 120)], mode='range'), RandomFlip(1.0),
     RandomFlip(1.0, 'vertical'), RandomFlip(1.0, 'both'), CenterCrop(40), CenterCrop((60, 30)),
     Crop(5, 6, 30, 40), Crop(-4, -6, 70, 90), RandomCrop(32), RandomCrop(64, padding=8),
@@ -159,7 +160,7 @@ def test_resize_finds_the_size_by_hand(arguments, size):
 @pytest.mark.parametrize('arguments, message', [
     ({}, 'either size or shorter/longer'), ({'size': 0}, 'positive whole number'),
     ({'size': 8, 'interpolation': 'cubic'}, 'one of nearest, bilinear, bicubic'),
-    ({'size': 8, 'backend': 'gpu'}, "'cv2' or 'pillow'"),
+    ({'size': 8, 'backend': 'gpu'}, 'one of torch, cv2, pillow'),
     ({'size': 8, 'backend': 'pillow', 'antialias': False}, 'always smooths'),
 ])
 def test_wrong_arguments_of_resize_are_explained(arguments, message):
@@ -175,9 +176,11 @@ def smooth_image(height=60, width=80):
 
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
 @pytest.mark.parametrize('size', [(30, 40), (23, 57), (100, 120)])
-def test_pillow_resizing_equals_torchvision_to_one_step(interpolation, size):
+@pytest.mark.parametrize('backend', ['torch', 'pillow'])
+def test_resizing_equals_torchvision_to_one_step(interpolation, size, backend):
     image = smooth_image()
-    ours = resize_image(image, size, interpolation, backend='pillow')
+    ours = resize_image(image, size, interpolation, backend=backend)
+    assert ours.flags.c_contiguous and ours.shape == (*size, 3)
     theirs = F.resize(torch.from_numpy(image).permute(2, 0, 1), list(size),
                       getattr(F.InterpolationMode, interpolation.upper()), antialias=True)
     difference = np.abs(ours.astype(int) - theirs.permute(1, 2, 0).numpy())
@@ -187,7 +190,7 @@ def test_pillow_resizing_equals_torchvision_to_one_step(interpolation, size):
 def test_opencv_resizing_stays_near_torchvision():
     image = smooth_image()
     for size in ((30, 40), (23, 57), (100, 120)):
-        ours = resize_image(image, size)
+        ours = resize_image(image, size, backend='cv2')
         theirs = F.resize(torch.from_numpy(image).permute(2, 0, 1), list(size), antialias=True)
         difference = np.abs(ours.astype(int) - theirs.permute(1, 2, 0).numpy())
         assert difference.mean() < 1.5 and difference.max() <= 10

@@ -9,7 +9,7 @@ from openlab.data.errors import DataError
 from openlab.data.transforms.annotations import LoadAnnotations
 from openlab.data.transforms.base import Compose, RandomApply, RandomChoice
 from openlab.data.transforms.erasing import RandomErasing
-from openlab.data.transforms.loading import LoadImage, decode_image, is_complete
+from openlab.data.transforms.loading import LoadImage, decode_image, is_complete, jpeg_size
 from openlab.data.transforms.packing import Normalize, PackInputs
 
 
@@ -94,6 +94,26 @@ def test_a_reduced_jpeg_is_near_the_shrunk_one():
     expected = cv2.resize(image, (90, 60), interpolation=cv2.INTER_AREA)
     assert reduced.shape == (60, 90, 3)
     assert np.abs(reduced.astype(int) - expected).mean() < 2
+
+
+def test_large_jpegs_are_decoded_smaller_where_that_is_asked_for():
+    image = cv2.resize(picture(), (200, 120), interpolation=cv2.INTER_CUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(image, 'JPEG', quality=95)
+    assert jpeg_size(data) == (120, 200) and jpeg_size(encoded(image)) is None
+    for shrink_to, shape in ((70, (120, 200)), (60, (60, 100)), (29, (30, 50)), (1, (15, 25))):
+        found = LoadImage(shrink_to=shrink_to)({'img_bytes': data})
+        assert found['img'].shape == (*shape, 3) and found['img_shape'] == shape
+        assert found['ori_shape'] == (120, 200)
+        if shape != (120, 200):
+            assert found['scale_factor'] == (shape[1] / 200, shape[0] / 120)
+            expected = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
+            assert np.abs(found['img'].astype(int) - expected).mean() < 2
+    turned = LoadImage(shrink_to=60)({'img_bytes': encoded(image, 'JPEG', exif=exif)})
+    assert turned['img'].shape == (100, 60, 3) and turned['ori_shape'] == (200, 120)
+    whole = LoadImage(shrink_to=60)({'img_bytes': data, 'boxes': [[0, 0, 1, 1]]})
+    assert whole['img'].shape == (120, 200, 3)
 
 
 def annotated(**fields):
