@@ -401,7 +401,7 @@ def read_state(
         return _read_sharded(path), False, {}
     if path.suffix == '.safetensors':
         return read_weights(path), False, read_metadata(path)
-    state, averaged, meta = _pick(read_pickle(path), path, ema)
+    state, averaged, meta = pick_weights(read_pickle(path), path, ema)
     return state, averaged, meta
 
 
@@ -434,15 +434,16 @@ def read_pickle(path: Path) -> Any:
         raise CheckpointError(
             f'{path} holds pickled objects{what} besides tensors; reading them can run any code, '
             'so it is refused. If you trust the file, convert it once: openlab '
-            f'convert-checkpoint {path} {path.with_suffix(".safetensors").name} --unsafe-pickle'
+            f'convert {path} {path.with_suffix(".safetensors").name} --unsafe-pickle'
         ) from error
     except Exception as error:
         raise CheckpointError(f'{path} cannot be read, it may be cut short: {error}') from error
 
 
-def _pick(
+def pick_weights(
     content: Any, path: Path, ema: bool | None
 ) -> tuple[dict[str, Tensor], bool, dict[str, Any]]:
+    """Find the weights in what a training script saved; the result is that of ``read_state``."""
     if not isinstance(content, Mapping):
         raise CheckpointError(f'{path} holds a {type(content).__name__}, no state dict')
     meta = content.get('meta')

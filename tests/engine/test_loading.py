@@ -5,8 +5,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from openlab.cli import main
 from openlab.engine.checkpoint import CheckpointParts, save_checkpoint
 from openlab.engine.checkpoint_files import CheckpointError, write_weights
+from openlab.engine.convert_weights import convert_weights
 from openlab.engine.loading import LoadError, load_weights
 from openlab.zoo.key_map import KeyMap
 
@@ -67,9 +69,27 @@ def test_a_pickle_that_could_run_code_is_refused_and_never_run(tmp_path):
             return ran.write_text, ('code',)
 
     torch.save({'state_dict': Net().state_dict(), 'optimizer': Trap()}, tmp_path / 'bad.pth')
-    with pytest.raises(CheckpointError, match=r'bad\.pth.*run any code.*convert-checkpoint'):
+    with pytest.raises(CheckpointError, match=r'bad\.pth.*run any code.*openlab convert'):
         load_weights(Net(), tmp_path / 'bad.pth')
     assert not ran.exists()
+
+
+def test_an_old_pickle_is_converted_only_when_its_code_is_trusted(tmp_path):
+    from argparse import Namespace
+
+    state = Net().state_dict()
+    old, new = tmp_path / 'old.pth', tmp_path / 'new.safetensors'
+    torch.save({'state_dict': state, 'meta': {'epoch': 3, 'when': Namespace(a=1)}}, old)
+    with pytest.raises(CheckpointError, match='--unsafe-pickle'):
+        convert_weights(old, new)
+    assert not new.exists()
+    assert main(['convert', str(old), str(new), '--unsafe-pickle']) == 0
+    net = Net()
+    report = load_weights(net, new)
+    assert same(values(net), state)
+    assert report.metadata['epoch'] == 3 and report.metadata['converted_from'] == 'old.pth'
+    with pytest.raises(FileExistsError, match='exists'):
+        convert_weights(old, new, unsafe_pickle=True)
 
 
 def test_a_cut_file_is_named(tmp_path):
