@@ -61,12 +61,15 @@ def run(args: argparse.Namespace) -> int:
 
 def print_stats(stats: object, depth: int) -> None:
     """Print the table and the totals of a model."""
+    import sys
+
     from rich.console import Console
 
     from openlab.apis.model_stats import ModelStats, in_units, table
 
     assert isinstance(stats, ModelStats)
-    Console().print(table(stats, depth))
+    # Into a file or pipe, rich would squeeze the table into 80 columns.
+    Console(width=None if sys.stdout.isatty() else 160).print(table(stats, depth))
     total = stats.total
     print(f'parameters   {total.params:,} ({stats.trainable:,} trainable)')
     print(f'FLOPs        {in_units(total.flops)} (a multiply-add counts as two)')

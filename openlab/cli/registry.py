@@ -154,7 +154,8 @@ def _print_rows(rows: list[tuple[Registry, Entry]]) -> None:
     places = max(len(_place(e)) for _, e in rows)
     for registry, entry in rows:
         shown = describe_entry(entry)
-        paper = f'  [{shown.paper}]' if shown.paper else ''
+        link = _ARXIV.search(shown.paper)
+        paper = f'  [{link[0] if link else shown.paper}]' if shown.paper else ''
         print(f'{registry.name:{kinds}}  {entry.name:{names}}  {_place(entry):{places}}  '
               f'{shown.summary}{paper}'.rstrip())
 
@@ -201,9 +202,9 @@ def describe_entry(entry: Entry) -> Description:
 
 def find_paper(text: str) -> str:
     """Return what a ``Paper:`` line of a docstring says, else its first arXiv link."""
-    for line in text.splitlines():
-        if line.strip().lower().startswith('paper:'):
-            return line.strip()[len('paper:'):].strip()
+    match = re.search(r'^\s*Paper:\s*(.+?)(?:\n\s*\n|\Z)', text, re.MULTILINE | re.DOTALL)
+    if match:
+        return ' '.join(match[1].split())
     match = _ARXIV.search(text)
     return match[0] if match else ''
 

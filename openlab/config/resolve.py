@@ -11,6 +11,7 @@ from openlab.registry import MODELS, import_custom
 
 AnyConfig = TypeVar('AnyConfig', bound=ConfigDict)
 DERIVED = 'derived'
+_DRAWS = ('normal_', 'uniform_', 'random_', 'bernoulli_', 'exponential_', 'log_normal_')
 
 
 def resolve_config(cfg: AnyConfig) -> AnyConfig:
@@ -31,7 +32,8 @@ def build_on_meta(cfg: ConfigDict) -> Any:
 
     found: list[tuple[str, Any]] = []
     import_custom(cfg.get('custom_imports'))
-    with torch.device('meta'), watch_derived(lambda path, value: found.append((path, value))):
+    tell = watch_derived(lambda path, value: found.append((path, value)))
+    with torch.device('meta'), _without_draws(), tell:
         model = build(cfg['model'], MODELS, 'model')
     for path, value in found:
         *steps, key = parse_path(path)
@@ -41,3 +43,22 @@ def build_on_meta(cfg: ConfigDict) -> Any:
         with writing(Writer(DERIVED)):
             node[key] = list(value) if isinstance(value, list) else value
     return model
+
+
+def _without_draws() -> Any:
+    """Leave out random initialisation: without memory it does nothing, but takes seconds.
+
+    On the meta device torch runs it through its Python references, which import the compiler.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class WithoutDraws(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            kwargs = kwargs or {}
+            if getattr(func, '__name__', '') in _DRAWS:
+                tensor = args[0] if args else kwargs['tensor']
+                if tensor.is_meta:
+                    return tensor
+            return func(*args, **kwargs)
+
+    return WithoutDraws()

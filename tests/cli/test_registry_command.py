@@ -60,6 +60,7 @@ def test_show_of_an_unknown_name_suggests_and_exits_with_2(capsys):
 @pytest.mark.parametrize(('text', 'paper'), [
     ('X.\n\nPaper: A title, 2020.', 'A title, 2020.'),
     ('He et al., https://arxiv.org/abs/1512.03385, section 3.', 'https://arxiv.org/abs/1512.03385'),
+    ('X.\n\nPaper: A title\n  that goes on.\n\nMore.', 'A title that goes on.'),
     ('nothing', ''),
 ])
 def test_the_paper_is_a_line_or_a_link(text, paper):
