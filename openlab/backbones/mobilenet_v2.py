@@ -154,10 +154,10 @@ class MobileNetV2(nn.Module):
         channels = round_channels(32 * width)
         self.stem = ConvNormAct(in_channels, channels, 3, stem_stride, **style)
         probs = iter(drop_path_probs(drop_path, sum(_SIZES)))
-        self.stages = nn.ModuleList(nn.Sequential() for _ in range(self.out_stages[-1]))
+        stages = [nn.Sequential() for _ in range(self.out_stages[-1])]
         stage_channels: dict[int, int] = {}
         stage_strides: dict[int, int] = {}
-        total_stride, dilation = stem_stride, 1
+        total_stride, dilation = int(stem_stride), 1
         for i, (expansion, base, num, stage) in enumerate(_GROUPS):
             if stage > self.out_stages[-1]:
                 break
@@ -168,12 +168,13 @@ class MobileNetV2(nn.Module):
             total_stride *= stride
             for j in range(num):
                 out = round_channels(base * width)
-                self.stages[stage - 1].append(InvertedResidual(
+                stages[stage - 1].append(InvertedResidual(
                     channels, out, expansion, stride=stride if j == 0 else 1,
                     dilation=first_dilation if j == 0 else dilation, drop_path=next(probs),
                     **style))
                 channels = out
             stage_channels[stage], stage_strides[stage] = channels, total_stride
+        self.stages = nn.ModuleList(stages)
         self.last: nn.Module = nn.Identity()
         if last_channels and self.out_stages[-1] == 5:
             last_channels = max(last_channels, round_channels(last_channels * width))

@@ -261,7 +261,7 @@ class ResNet(nn.Module):
         if depth not in _SETTINGS:
             raise ValueError(f'ResNet has depths {sorted(_SETTINGS)}, not {depth}; '
                              'for another one give block and num_blocks')
-        block = block or _SETTINGS[depth][0]
+        make_block = _BLOCKS[block or _SETTINGS[depth][0]]
         num_blocks = tuple(num_blocks or _SETTINGS[depth][1])
         self.out_stages = check_out_stages(out_stages, first=2, last=len(num_blocks) + 1)
         # A stage after the last wanted one would cost time and never get a gradient.
@@ -282,14 +282,14 @@ class ResNet(nn.Module):
             total_stride *= stride
             blocks = nn.Sequential()
             for j in range(num):
-                blocks.append(_BLOCKS[block](
+                blocks.append(make_block(
                     channels, base_channels * 2**i,
                     stride=stride if j == 0 else 1,
                     dilation=dilation,
                     first_dilation=first_dilation if j == 0 else dilation,
                     groups=groups, width_per_group=width_per_group, avg_down=avg_down,
                     se_reduction=se_reduction, drop_path=next(probs), norm=norm, act=act))
-                channels = base_channels * 2**i * _BLOCKS[block].expansion
+                channels = base_channels * 2**i * make_block.expansion
             self.stages.append(blocks)
             stage_channels.append(channels)
             stage_strides.append(total_stride)

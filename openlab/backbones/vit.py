@@ -182,7 +182,7 @@ class VisionTransformer(nn.Module):
     def _with_positions(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.num_prefix:
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
-        position = self.position
+        position: Tensor = self.position
         if grid != self.grid:
             position = resize_position(position, self.grid, grid, self.num_prefix)
         return x + position

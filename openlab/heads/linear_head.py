@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.layers.pool import GlobalPool
+from openlab.losses.base import ClassificationLoss
 from openlab.losses.cross_entropy import CrossEntropyLoss
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -36,7 +37,7 @@ class LinearHead(nn.Module):
         in_channels: int | None = None,
         pool: nn.Module | None = None,
         dropout: float = 0.0,
-        loss: nn.Module | None = None,
+        loss: ClassificationLoss | None = None,
         init_std: float = 0.01,
     ):
         super().__init__()
@@ -46,7 +47,7 @@ class LinearHead(nn.Module):
         self.pool = pool or GlobalPool()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_channels, num_classes)
-        self.loss_function = loss or CrossEntropyLoss()
+        self.loss_function: ClassificationLoss = loss or CrossEntropyLoss()
         nn.init.normal_(self.fc.weight, std=init_std)
         nn.init.zeros_(self.fc.bias)
 

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from openlab.losses.base import ClassificationLoss
 from openlab.registry import MODELS
 
 
 @MODELS.register_module()
-class CrossEntropyLoss(nn.Module):
+class CrossEntropyLoss(ClassificationLoss):
     """Cross entropy with class indices or with probabilities (mixup, cutmix, distillation).
 
     Args:
@@ -24,6 +25,8 @@ class CrossEntropyLoss(nn.Module):
         ignore_index: class index of items that count for nothing.
         loss_weight: factor of the result.
     """
+
+    class_weight: Tensor | None
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class CrossEntropyLoss(nn.Module):
 
 
 @MODELS.register_module()
-class BinaryCrossEntropyLoss(nn.Module):
+class BinaryCrossEntropyLoss(ClassificationLoss):
     """Cross entropy of each class on its own, for items with any number of classes.
 
     Args:
@@ -83,6 +86,8 @@ class BinaryCrossEntropyLoss(nn.Module):
         reduction: ``'mean'`` over items and classes, or ``'sum'`` over the classes of an item.
         loss_weight: factor of the result.
     """
+
+    pos_weight: Tensor | None
 
     def __init__(
         self,

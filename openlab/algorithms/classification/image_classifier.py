@@ -7,6 +7,8 @@ class, or probabilities of classes as mixup and cutmix make them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from openlab.algorithms.base import Algorithm
@@ -36,7 +38,7 @@ class ImageClassifier(Algorithm):
         super().__init__(preprocessor)
         self.backbone = backbone
         self.neck = neck
-        self.head = head
+        self.head: Any = head
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""
@@ -55,5 +57,5 @@ class ImageClassifier(Algorithm):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that the backbone wants kept out of weight decay."""
-        names = getattr(self.backbone, 'no_weight_decay', set)()
+        names: set[str] = getattr(self.backbone, 'no_weight_decay', set)()
         return {f'backbone.{name}' for name in names}
