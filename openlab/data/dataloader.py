@@ -65,16 +65,16 @@ class DataLoader(TorchDataLoader):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size must be a positive whole number, got {batch_size!r}')
-        sampler = DefaultSampler(dataset, shuffle=False) if sampler is None else sampler
+        sized: Any = dataset
+        sampler = DefaultSampler(sized, shuffle=False) if sampler is None else sampler
         workers = default_num_workers(sampler.world_size) if num_workers is None else num_workers
         if pin_memory is None:
             pin_memory = torch.accelerator.is_available()
-        if isinstance(collate, str):
-            collate = import_object(collate)
+        join = import_object(collate) if isinstance(collate, str) else collate
         items = ItemMaker(dataset, seed, on_error, replace=sampler.shuffle)
         super().__init__(
             items, batch_size=batch_size, sampler=sampler, num_workers=workers,
-            collate_fn=CollateMade(collate), drop_last=drop_last, pin_memory=pin_memory,
+            collate_fn=CollateMade(join), drop_last=drop_last, pin_memory=pin_memory,
             persistent_workers=persistent_workers and workers > 0,
             prefetch_factor=prefetch_factor if workers > 0 else None,
             timeout=timeout if workers > 0 else 0, worker_init_fn=SetThreads(worker_threads),
@@ -82,11 +82,14 @@ class DataLoader(TorchDataLoader):
             generator=torch.Generator().manual_seed(mix(seed) >> 1),
         )
         self.skipped: dict[int, str] = {}
+        self.items = items
+        self.collate = join
+        self.order = sampler
 
     @property
     def source(self) -> Dataset:
         """The dataset as configured; ``dataset`` is the wrapper that seeds each item."""
-        return self.dataset.dataset
+        return self.items.dataset
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -95,7 +98,7 @@ class DataLoader(TorchDataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the random numbers of the next pass."""
-        self.sampler.set_epoch(epoch)
+        self.order.set_epoch(epoch)
 
     def set_start(self, num_batches: int) -> None:
         """Let the next pass begin after so many batches; none of their items is made.
@@ -104,9 +107,10 @@ class DataLoader(TorchDataLoader):
             num_batches: batches that this process has already seen of the epoch (for an
                 endless sampler: ever).
         """
-        self.sampler.set_start(num_batches * self.batch_size * self.sampler.world_size)
+        size = self.batch_size or 1
+        self.order.set_start(num_batches * size * self.order.world_size)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own class
         for batch in super().__iter__():
             for failed in batch['failed']:
                 self._report(failed)
@@ -114,7 +118,7 @@ class DataLoader(TorchDataLoader):
                 yield batch['batch']
 
     def _report(self, failed: FailedItem) -> None:
-        if failed.is_data_error and self.dataset.on_error == 'skip':
+        if failed.is_data_error and self.items.on_error == 'skip':
             if failed.index not in self.skipped:
                 _logger.warning('skipped item %d: %s', failed.index, failed.message)
             self.skipped[failed.index] = failed.message
@@ -162,7 +166,7 @@ class ItemMaker(Dataset):
 
     def _make(self, draw: Draw) -> tuple[Any, list[FailedItem]]:
         failed: list[FailedItem] = []
-        index = draw.index
+        index = draw.item
         for attempt in range(_MAX_TRIES):
             reseed(mix(self.seed, attempt) if attempt else self.seed, draw.epoch, draw.position)
             try:
@@ -176,7 +180,7 @@ class ItemMaker(Dataset):
                     return _marked(item, draw), failed
             # Another item in place of an unusable one, or of one that a transform turned down.
             index = mix(self.seed, draw.epoch, draw.position, attempt + 1) % len(self.dataset)
-        raise DataError(f'no usable item in {_MAX_TRIES} tries from item {draw.index} on; '
+        raise DataError(f'no usable item in {_MAX_TRIES} tries from item {draw.item} on; '
                         f'the last one failed with: {failed[-1].message}' if failed else
                         f'the pipeline turned down {_MAX_TRIES} items in a row')
 

@@ -214,7 +214,7 @@ def _time_round(loader: DataLoader, dataset: Any, num_images: int, times: StageT
             items.append(item)
         if len(items) == loader.batch_size or (items and number == num_images - 1):
             start = time.perf_counter()
-            loader.collate_fn.collate(items)
+            loader.collate(items)
             times.add('collate', time.perf_counter() - start)
             items = []
 

@@ -24,7 +24,7 @@ class Draw(NamedTuple):
 
     epoch: int
     position: int
-    index: int
+    item: int
     is_repeat: bool = False
 
 
@@ -241,7 +241,7 @@ class RepeatAugSampler(Sampler):
         return -(-self.size // self.world_size) * self.world_size
 
 
-def items_of_class(labels: Sequence[Any]) -> dict[int, np.ndarray]:
+def items_of_class(labels: Sequence[Any] | np.ndarray) -> dict[int, np.ndarray]:
     """Indices of the items of each class that occurs; an item may have several classes."""
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):

@@ -73,7 +73,9 @@ class DataSample:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DataSample:
         """Return a copy whose tensors live on ``device``."""
-        moved = {n: v.to(device, non_blocking=non_blocking) for n, v in self.tensors()}
+        moved: dict[str, Any] = {
+            n: v.to(device, non_blocking=non_blocking) for n, v in self.tensors()
+        }
         extra = {
             k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v
             for k, v in self.extra.items()

@@ -29,7 +29,7 @@ def merged(samplers, epoch=0):
     for s in samplers:
         s.set_epoch(epoch)
     rows = itertools.zip_longest(*samplers)
-    return [d.index for row in rows for d in row if d is not None]
+    return [d.item for row in rows for d in row if d is not None]
 
 
 MAKERS = {
@@ -70,7 +70,7 @@ def test_rounding_up_gives_every_process_as_many_and_marks_the_repeats(size, wor
              for r in range(world)]
     assert len({len(p) for p in parts}) == 1
     draws = [d for p in parts for d in p]
-    assert sorted(d.index for d in draws if not d.is_repeat) == list(range(size))
+    assert sorted(d.item for d in draws if not d.is_repeat) == list(range(size))
 
 
 def test_evaluation_sees_each_item_once_in_order():
@@ -93,8 +93,8 @@ def test_an_endless_stream_continues_at_any_position():
             expected = [d for p, d in enumerate(whole) if p >= start and p % world == rank]
             found = list(itertools.islice(sampler, len(expected)))
             assert found == expected
-    assert sorted(d.index for d in whole[:7]) == sorted(d.index for d in whole[7:14])
-    assert [d.index for d in whole[:7]] != [d.index for d in whole[7:14]]
+    assert sorted(d.item for d in whole[:7]) == sorted(d.item for d in whole[7:14])
+    assert [d.item for d in whole[:7]] != [d.item for d in whole[7:14]]
 
 
 def test_class_aware_draws_classes_evenly_and_items_without_repeats():

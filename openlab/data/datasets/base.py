@@ -103,7 +103,7 @@ class BaseDataset(TorchDataset, ABC):
         """Say which file, and which record of it, the annotation of an item comes from."""
         return f'{type(self).__name__} item {index}'
 
-    def labels(self) -> Sequence[Any]:
+    def labels(self) -> Sequence[Any] | np.ndarray:
         """Class index (or list of indices) of each item, for samplers and statistics."""
         for name in ('label', 'labels'):
             if name in self.table.columns:
@@ -200,6 +200,6 @@ def _near_names(path: Path) -> str:
     return f'; {parent} has {preview(sorted(names))}' if names else f'; {parent} is empty'
 
 
-def as_labels(values: Sequence[int]) -> np.ndarray:
+def as_labels(values: Sequence[int] | np.ndarray) -> np.ndarray:
     """Labels as the int64 array that ``RecordTable`` keeps without a copy for each item."""
     return np.asarray(values, dtype=np.int64)

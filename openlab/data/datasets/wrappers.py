@@ -31,6 +31,10 @@ class DatasetWrapper(TorchDataset, ABC):
         """The dataset that has this item, and its index there."""
 
     @abstractmethod
+    def __len__(self) -> int:
+        """Number of items shown."""
+
+    @abstractmethod
     def parts(self) -> list[Any]:
         """The datasets inside."""
 
@@ -63,7 +67,7 @@ class DatasetWrapper(TorchDataset, ABC):
         dataset, inner = self.locate(self._checked(index))
         return dataset.source(inner)
 
-    def labels(self) -> Sequence[Any]:
+    def labels(self) -> Sequence[Any] | np.ndarray:
         """Labels of all items."""
         columns = {id(part): part.labels() for part in self.parts()}
         places = [self.locate(i) for i in range(len(self))]

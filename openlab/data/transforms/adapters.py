@@ -166,9 +166,10 @@ class AlbumentationsTransform(Transform):
                 np.zeros((0, *size), np.uint8)
         if has_points:
             moved = np.asarray(out['keypoints'], np.float32).reshape(*points.shape[:2], 2) + 0.5
-            inside = ((moved >= 0) & (moved <= (size[1], size[0]))).all(axis=-1)
+            limit = np.array([size[1], size[0]])
+            inside = np.all((moved >= 0) & (moved <= limit), axis=-1, keepdims=True)
             results['keypoints'] = np.concatenate(
-                [moved, points[..., 2:] * inside[..., None]], axis=-1)
+                [moved, points[..., 2:] * inside], axis=-1)
         if not has_boxes:
             return _finish(results, None)
         kept = np.asarray(out['numbers'], dtype=np.int64)

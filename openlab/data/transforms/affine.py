@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openlab.data.transforms.base import Results, check_prob
+from openlab.data.transforms.base import Results, check_prob, draw_between
 from openlab.data.transforms.geometry import (
     IGNORE,
     Fill,
     GeometricTransform,
     Move,
+    as_fill,
     check_interpolation,
     scaling,
     translation,
@@ -82,7 +83,7 @@ class RandomAffine(GeometricTransform):
         self.shear_y = _symmetric(shear_y, 'shear_y')
         self.prob = check_prob(prob)
         self.interpolation = interpolation
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.fill = as_fill(fill)
         self.map_fill = map_fill
         self.min_visible = check_prob(min_visible, 'min_visible')
 
@@ -91,9 +92,9 @@ class RandomAffine(GeometricTransform):
         if np.random.rand() >= self.prob:
             return None
         height, width = results['img'].shape[:2]
-        turn = rotation(np.random.uniform(*self.degrees))
-        slant = shearing(np.random.uniform(*self.shear), np.random.uniform(*self.shear_y))
-        zoom = np.random.uniform(*self.scale)
+        turn = rotation(draw_between(self.degrees))
+        slant = shearing(draw_between(self.shear), draw_between(self.shear_y))
+        zoom = draw_between(self.scale)
         dx, dy = np.random.uniform(-1, 1, 2) * self.translate * np.array([width, height])
         matrix = translation(dx, dy) @ around(turn @ slant @ scaling(zoom, zoom),
                                               width / 2, height / 2)

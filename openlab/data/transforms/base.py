@@ -115,3 +115,8 @@ def check_prob(prob: float, name: str = 'prob') -> float:
     if not 0 <= prob <= 1:
         raise ValueError(f'{name} must be between 0 and 1, got {prob!r}')
     return prob
+
+
+def draw_between(span: Sequence[float] | np.ndarray) -> float:
+    """A number drawn evenly from (low, high)."""
+    return float(np.random.uniform(span[0], span[1]))

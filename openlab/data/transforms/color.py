@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from openlab.data.transforms.base import Results, Transform, check_prob
+from openlab.data.transforms.base import Results, Transform, check_prob, draw_between
 from openlab.registry import TRANSFORMS
 
 _RAMP = np.arange(256, dtype=np.float32)
@@ -154,7 +154,7 @@ class ColorJitter(Transform):
         for place in np.random.permutation(len(names)):
             span = self.ranges[names[place]]
             assert span is not None
-            amount = np.random.uniform(*span)
+            amount = draw_between(span)
             results['img'] = functions[names[place]](results['img'], amount)
         return results
 
@@ -225,7 +225,7 @@ class GaussianBlur(Transform):
     def __call__(self, results: Results) -> Results:
         """Draw whether, and how much."""
         if np.random.rand() < self.prob:
-            sigma = np.random.uniform(*self.sigma)
+            sigma = draw_between(self.sigma)
             results['img'] = gaussian_blur(results['img'], sigma, self.kernel_size)
         return results
 
@@ -342,5 +342,5 @@ class RandomSharpness(Transform):
     def __call__(self, results: Results) -> Results:
         """Draw whether, and how much."""
         if np.random.rand() < self.prob:
-            results['img'] = adjust_sharpness(results['img'], np.random.uniform(*self.factor))
+            results['img'] = adjust_sharpness(results['img'], draw_between(self.factor))
         return results

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openlab.data.transforms.base import Results
+from openlab.data.transforms.base import Results, draw_between
 from openlab.data.transforms.geometry import (
     IGNORE,
     Fill,
     GeometricTransform,
     Move,
     Role,
+    as_fill,
     check_interpolation,
     check_size,
     scaling,
@@ -73,7 +74,7 @@ class _Cropping(GeometricTransform):
                  map_fill: int = IGNORE):
         self.size = check_size(size)
         self.pad_if_needed = pad_if_needed
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.fill = as_fill(fill)
         self.map_fill = map_fill
 
     def _size_for(self, height: int, width: int) -> tuple[int, int]:
@@ -126,7 +127,7 @@ class Crop(GeometricTransform):
     def __init__(self, top: int, left: int, height: int, width: int, fill: Fill = 0,
                  map_fill: int = IGNORE):
         self.window = (top, left, *check_size((height, width), 'height, width'))
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.fill = as_fill(fill)
         self.map_fill = map_fill
 
     def plan(self, results: Results) -> Move:
@@ -233,7 +234,7 @@ class RandomResizedCrop(GeometricTransform):
         """A window (top, left, height, width) inside an image; the middle after ten failures."""
         area = height * width
         for _ in range(10):
-            target = area * np.random.uniform(*self.scale)
+            target = area * draw_between(self.scale)
             ratio = math.exp(np.random.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             w = round(math.sqrt(target * ratio))
             h = round(math.sqrt(target / ratio))
@@ -268,7 +269,7 @@ class Pad(GeometricTransform):
         self.divisor = divisor
         self.square = square
         self.center = center
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.fill = as_fill(fill)
         self.map_fill = map_fill
 
     def plan(self, results: Results) -> Move | None:

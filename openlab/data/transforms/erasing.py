@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from openlab.data.transforms.base import Results, Transform, check_prob
+from openlab.data.transforms.base import Results, Transform, check_prob, draw_between
 from openlab.registry import TRANSFORMS
 
 
@@ -50,8 +50,8 @@ class RandomErasing(Transform):
         image = results['img']
         height, width = image.shape[:2]
         for _ in range(10):
-            target = height * width * np.random.uniform(*self.area)
-            ratio = math.exp(np.random.uniform(*np.log(self.ratio)))
+            target = height * width * draw_between(self.area)
+            ratio = math.exp(draw_between(np.log(self.ratio)))
             h, w = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
             if 0 < h < height and 0 < w < width:
                 top = np.random.randint(height - h + 1)

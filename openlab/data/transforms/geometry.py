@@ -9,6 +9,7 @@ N objects · J keypoints · H, W image height and width
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +53,19 @@ def check_size(size: Any, name: str = 'size') -> tuple[int, int]:
         raise ValueError(f'{name} must be a positive whole number or (height, width), '
                          f'got {size!r}')
     return int(pair[0]), int(pair[1])
+
+
+def as_fill(fill: int | Sequence[int]) -> Fill:
+    """A colour as configs write it (one number, or three) in the form OpenCV takes.
+
+    Raises:
+        ValueError: if it has another length than three.
+    """
+    if isinstance(fill, int):
+        return fill
+    if len(fill) != 3:
+        raise ValueError(f'fill must be one number or three, got {fill!r}')
+    return int(fill[0]), int(fill[1]), int(fill[2])
 
 
 def translation(x: float, y: float) -> np.ndarray:
@@ -158,8 +172,8 @@ def apply_move(results: Results, move: Move, min_visible: float = 0.0) -> Result
             # OpenCV has no 64-bit images; int32 holds every class and segment index.
             given = results[key]
             array = given if given.dtype in (np.uint8, np.uint16) else given.astype(np.int32)
-            fill = 'map' if key == 'semantic_map' else 'mask'
-            results[key] = _move_map(array, move, fill).astype(given.dtype)
+            role: Role = 'map' if key == 'semantic_map' else 'mask'
+            results[key] = _move_map(array, move, role).astype(given.dtype)
     if results.get('masks') is not None:
         masks = [move.pixels(m, 'mask') for m in results['masks'].astype(np.uint8, copy=False)]
         results['masks'] = np.stack(masks) if masks else np.zeros((0, *move.size), np.uint8)

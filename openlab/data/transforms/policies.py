@@ -24,6 +24,7 @@ from openlab.data.transforms.geometry import (
     Fill,
     Move,
     apply_move,
+    as_fill,
     check_interpolation,
     translation,
 )
@@ -109,7 +110,7 @@ class _Policy(Transform):
         if check_interpolation(interpolation) == 'area':
             raise ValueError("interpolation='area' only works for resizing")
         self.interpolation = interpolation
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.fill = as_fill(fill)
         self.map_fill = map_fill
 
     def magnitude(self, name: str, strength: float, height: int, width: int) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from openlab.data.transforms.base import Results
+from openlab.data.transforms.base import Results, draw_between
 from openlab.data.transforms.geometry import (
     INTERPOLATIONS,
     GeometricTransform,
@@ -226,7 +226,7 @@ class RandomResize(_Resizing):
     def _draw(self, height: int, width: int) -> tuple[int, int]:
         if self.scales is None:
             assert self.ratio_range is not None
-            ratio = np.random.uniform(*self.ratio_range)
+            ratio = draw_between(self.ratio_range)
             if self.base is None:
                 return scaled_size(height, width, ratio)
             size = scaled_size(*self.base, ratio)
