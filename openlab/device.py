@@ -91,7 +91,8 @@ def _checked(wanted: str) -> torch.device:
 
 def accelerator_type() -> str:
     """Return ``'cuda'``, ``'mps'``, ``'xpu'`` ..., or ``'cpu'`` where there is no accelerator."""
-    return str(torch.accelerator.current_accelerator().type) if is_available() else 'cpu'
+    current = torch.accelerator.current_accelerator() if is_available() else None
+    return 'cpu' if current is None else current.type
 
 
 def is_available() -> bool:
@@ -282,7 +283,8 @@ def seed_everything(seed: int) -> None:
 def rng_state() -> dict[str, Any]:
     """State of all global generators of this process, as tensors and plain types."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    legacy: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, cached = legacy
     state: dict[str, Any] = {
         'python': [version, list(numbers), gauss],
         'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(position),

@@ -270,10 +270,17 @@ def find_resumable(work_dir: str | Path) -> Path | None:
     Args:
         work_dir: folder of the run, or its ``checkpoints`` folder.
     """
-    parent = checkpoints_in(Path(work_dir))
+    # One rank reads and checks every byte; the others take its word.
+    found: str | None = None
     if distributed.is_main_process():
-        recover_interrupted(parent)
-    distributed.barrier()
+        newest = _newest_intact(checkpoints_in(Path(work_dir)))
+        found = None if newest is None else str(newest)
+    found = distributed.broadcast_object(found)
+    return None if found is None else Path(found)
+
+
+def _newest_intact(parent: Path) -> Path | None:
+    recover_interrupted(parent)
     positions: list[tuple[int, Path]] = []
     for folder in checkpoint_folders(parent):
         try:
@@ -357,7 +364,8 @@ def resume(runner: Runner, source: str | Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(
             f'{folder} holds weights only; give it as load_from to start a training from it')
-    verify_checkpoint(folder)
+    if distributed.is_main_process():
+        verify_checkpoint(folder)
     state = dict(load_trainer_state(folder)['runner'])
     load_weights(runner.unwrapped_model, folder, ema=False)
     _resume_optimizer(runner, folder, state)
@@ -387,7 +395,7 @@ def _averaged_weights(runner: Runner) -> Mapping[str, Tensor] | None:
 
 def describe_run(runner: Runner) -> dict[str, Any]:
     """Plain data that makes weights usable on their own: config, classes, versions ..."""
-    cfg = getattr(runner, 'cfg', None)
+    cfg: Any = getattr(runner, 'cfg', None)
     config = cfg.to_plain() if hasattr(cfg, 'to_plain') else None
     meta = _dataset_meta(runner)
     return {

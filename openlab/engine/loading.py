@@ -171,8 +171,9 @@ def load_weights(
         FileNotFoundError: if there is nothing at ``source``.
         CheckpointError: if a file is damaged, or is a pickle that could run code.
     """
+    metadata: dict[str, Any] = {}
     if isinstance(source, Mapping):
-        state, averaged, name, metadata = tensors_of(source), False, 'a state dict', {}
+        state, averaged, name = tensors_of(source), False, 'a state dict'
     else:
         state, averaged, metadata = read_state(source, ema)
         name = str(source)

@@ -216,7 +216,7 @@ def read_shards(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
     weights, state = get_state_dict(model, optimizer)
-    both = {'model': weights, 'optimizer': state}
+    both: dict[str, Any] = {'model': weights, 'optimizer': state}
     dcp.load(both, checkpoint_id=str(folder / SHARDED))
     set_state_dict(
         model, optimizer, model_state_dict=both['model'], optim_state_dict=both['optimizer'])
@@ -233,7 +233,7 @@ def spread_optimizer_state(
 
     names = {id(p): name for name, p in model.named_parameters()}
     order = [names[id(p)] for group in optimizer.param_groups for p in group['params']]
-    named = {
+    named: dict[str, Any] = {
         'state': {order[int(i)]: value for i, value in state['state'].items()},
         'param_groups': [
             {**group, 'params': [order[i] for i in group['params']]}
