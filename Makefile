@@ -61,7 +61,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy openlab
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'open site/index.html'
 
 bench: $(VENV)/.test
