@@ -83,7 +83,20 @@ def required_packages(problems: list[str]) -> dict[str, str]:
         if version is not None and as_numbers(version) < as_numbers(least):
             problems.append(f"{names[0]} {version} is older than {least}; "
                             f"install a newer one with: pip install '{names[0]}>={least}'")
+    if importlib.util.find_spec('cv2') is not None:
+        check_opencv_loads(problems)
     return found
+
+
+def check_opencv_loads(problems: list[str]) -> None:
+    """OpenCV may be installed and not load: its build with windows wants a desktop's libraries."""
+    try:
+        importlib.import_module('cv2')
+    except ImportError as error:
+        problems.append(
+            f'OpenCV does not load ({error}); install its build without windows: pip install '
+            '--force-reinstall --no-deps opencv-python-headless, or the libraries it wants: '
+            'apt-get install libgl1 libglib2.0-0')
 
 
 def optional_packages() -> dict[str, str]:

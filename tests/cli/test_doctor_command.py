@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -73,3 +74,13 @@ def test_a_device_that_miscomputes_is_a_problem(monkeypatch):
 def test_versions_compare_as_numbers(version, numbers):
     assert doctor.as_numbers(version) == numbers
     assert doctor.as_numbers('2.10') > doctor.as_numbers('2.6')
+
+
+def test_an_opencv_that_does_not_load_is_a_problem_with_a_cure(monkeypatch, tmp_path):
+    (tmp_path / 'cv2.py').write_text('raise ImportError("libGL.so.1: cannot open shared object")')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, 'cv2', raising=False)
+    problems = []
+    doctor.check_opencv_loads(problems)
+    assert 'libGL.so.1' in problems[0]
+    assert 'opencv-python-headless' in problems[0]
