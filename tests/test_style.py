@@ -58,16 +58,6 @@ def test_most_functions_are_short():
     assert lengths[int(len(lengths) * 0.95)] <= 65
 
 
-def test_only_device_knows_chips():
-    wrong = [
-        f'{file.relative_to(ROOT)}:{number}'
-        for file in SOURCES if file.name != 'device.py'
-        for number, line in enumerate(file.read_text('utf-8').splitlines(), 1)
-        if re.search(r'\btorch\.cuda\b|\bis_cuda\b|\.cuda\(', line)
-    ]
-    assert not wrong, 'use openlab.device instead: ' + ', '.join(wrong)
-
-
 def test_component_names_are_unique_in_their_registry():
     places = defaultdict(list)
     for registry in {id(r): r for r in REGISTRIES.values()}.values():
