@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from openlab.config.build import build, watch_derived
@@ -35,6 +36,12 @@ def build_on_meta(cfg: ConfigDict) -> Any:
     tell = watch_derived(lambda path, value: found.append((path, value)))
     with torch.device('meta'), _without_draws(), tell:
         model = build(cfg['model'], MODELS, 'model')
+    write_derived(cfg, found)
+    return model
+
+
+def write_derived(cfg: ConfigDict, found: Iterable[tuple[str, Any]]) -> None:
+    """Write derived values into a config: pairs of key path and value."""
     for path, value in found:
         *steps, key = parse_path(path)
         node: Any = cfg
@@ -42,7 +49,6 @@ def build_on_meta(cfg: ConfigDict) -> Any:
             node = node[step]
         with writing(Writer(DERIVED)):
             node[key] = list(value) if isinstance(value, list) else value
-    return model
 
 
 def _without_draws() -> Any:

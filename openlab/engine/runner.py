@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from openlab import device as chips
-from openlab.config.build import build
+from openlab.config.build import build, watch_derived
+from openlab.config.nodes import ConfigDict
+from openlab.config.resolve import write_derived
 from openlab.engine import checks, distributed, model_setup, run_state
 from openlab.engine.environment import setup_environment, setup_logger
 from openlab.engine.evaluator import Evaluator
@@ -168,8 +170,12 @@ class Runner(RunnerAttributes):
     # ---- building ---------------------------------------------------------------------------
 
     def build_model(self, model: Any) -> nn.Module:
-        """Build the model and put it on the device."""
-        built = build(model, MODELS, 'model')
+        """Build the model and put it on the device; the config learns what was derived."""
+        derived: list[tuple[str, Any]] = []
+        with watch_derived(lambda path, value: derived.append((path, value))):
+            built = build(model, MODELS, 'model')
+        if isinstance(self.cfg, ConfigDict):
+            write_derived(self.cfg, derived)
         if not isinstance(built, nn.Module):
             raise TypeError(f'model must be a torch module, not {type(built).__name__}')
         return built.to(self.device)
