@@ -101,7 +101,7 @@ def test_pixels_of_a_perspective_view_are_looked_up_one_by_one():
 
 
 def test_missing_or_unusable_meta_is_named():
-    with pytest.raises(ValueError, match="to_original needs meta\\['ori_shape'\\].*b.png"):
+    with pytest.raises(ValueError, match=r"to_original needs meta\['ori_shape'\].*b\.png"):
         to_original(DataSample(meta={'img_path': 'b.png'}))
     with pytest.raises(ValueError, match='cannot be inverted'):
         to_original(DataSample(meta={'ori_shape': (2, 2), 'matrix': np.zeros((3, 3))}))
