@@ -1,4 +1,4 @@
-"""``openlab data check | show | bench``."""
+"""``openlab data check | show | bench | make``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openlab.data.dataloader import DataLoader
 
-HELP = 'Check, show and time the data of a config.'
+HELP = 'Check, show and time the data of a config; make data.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument('--out', metavar='PNG', help='file to write (default: data_SPLIT.png)')
     bench = commands.add_parser('bench', help='images per second per core, by stage')
     bench.add_argument('--num', type=int, default=256, metavar='N', help='images to time (256)')
+    _add_make(commands)
     for command in (check, show, bench):
         command.add_argument('config', metavar='CONFIG',
                              help='a config file, or the name of a shipped one')
@@ -35,8 +36,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              help='change the config, as in train_dataloader.batch_size=4')
 
 
+def _add_make(commands: Any) -> None:
+    make = commands.add_parser('make', help='generate data that every machine has')
+    make.add_argument('kind', choices=('digit-scenes',), metavar='KIND',
+                      help='digit-scenes: handwritten digits on textures, with boxes, masks and '
+                           'maps')
+    make.add_argument('--train', type=int, default=2000, metavar='N',
+                      help='images to train on (2000)')
+    make.add_argument('--val', type=int, default=400, metavar='N', help='images held out (400)')
+    make.add_argument('--size', type=int, default=256, metavar='N',
+                      help='height and width in pixels (256)')
+    make.add_argument('--seed', type=int, default=0, metavar='N', help='of everything drawn (0)')
+    make.add_argument('--out', default='data/digit_scenes', metavar='DIR',
+                      help='folder to make (data/digit_scenes)')
+
+
+def run_make(args: argparse.Namespace) -> int:
+    """Generate data unless they are there."""
+    from openlab.data.generate.digit_scenes import make_digit_scenes
+
+    if not make_digit_scenes(args.out, args.train, args.val, args.size, args.seed, print):
+        print(f'{args.out} is complete already')
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand; 1 where the data have problems."""
+    if args.action == 'make':
+        return run_make(args)
     from openlab.config import load_config
 
     cfg = load_config(args.config, args.overrides)

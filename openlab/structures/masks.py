@@ -90,6 +90,64 @@ def _fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     return inside
 
 
+def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
+    """Outlines along the edges of pixels; ``polygons_to_mask`` gives the same mask again.
+
+    Args:
+        mask: (H, W) of 0 and 1.
+
+    Returns:
+        ``[x0, y0, x1, y1, ...]`` for each part (touching corners do not join parts), or ``None``
+        where the mask has a hole, which a union of polygons cannot tell.
+    """
+    rows, columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
+    if not len(rows):
+        return []
+    top, left = int(rows[0]), int(columns[0])
+    inside = np.pad(np.asarray(mask[top:rows[-1] + 1, left:columns[-1] + 1], dtype=bool), 1)
+    # Edges of pixels, each directed so that the mask lies on its right, by direction.
+    core = inside[1:-1, 1:-1]
+    sides = [(core & ~inside[:-2, 1:-1], (0, 0)), (core & ~inside[1:-1, 2:], (0, 1)),
+             (core & ~inside[2:, 1:-1], (1, 1)), (core & ~inside[1:-1, :-2], (1, 0))]
+    ways = ((0, 1), (1, 0), (0, -1), (-1, 0))
+    starts: dict[tuple[int, int], list[int]] = {}
+    for way, (edge, (down, right)) in enumerate(sides):
+        rows, columns = np.nonzero(edge)
+        for start in zip((rows + (top + down)).tolist(), (columns + (left + right)).tolist()):
+            starts.setdefault(start, []).append(way)
+    polygons = []
+    while starts:
+        loop = _trace(starts, ways)
+        points = np.array(loop, dtype=np.float64)[:, ::-1]
+        x, y = points.T
+        if (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() < 0:
+            return None
+        polygons.append(points.ravel().tolist())
+    return polygons
+
+
+def _trace(starts: dict[tuple[int, int], list[int]],
+           ways: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+    """Follow edges round one part, taking them out; corners (row, column) in order."""
+    first = place = next(iter(starts))
+    way = -1
+    corners: list[tuple[int, int]] = []
+    while place in starts:
+        leaving = starts[place]
+        # Where two parts touch, turning right stays with the own one.
+        following = (way + 1) % 4 if len(leaving) > 1 and (way + 1) % 4 in leaving else leaving[0]
+        leaving.remove(following)
+        if not leaving:
+            del starts[place]
+        if following != way:
+            corners.append(place)
+        way = following
+        place = place[0] + ways[way][0], place[1] + ways[way][1]
+        if place == first and (place not in starts or (way + 1) % 4 not in starts[place]):
+            break
+    return corners
+
+
 def mask_to_rle(mask: np.ndarray) -> dict[str, Any]:
     """Run lengths down the columns, as COCO writes them (uncompressed).
 
@@ -119,6 +177,20 @@ def rle_to_mask(rle: dict[str, Any]) -> np.ndarray:
                          f'{width} = {height * width} pixels')
     values = np.arange(len(counts)) % 2
     return np.repeat(values, counts).astype(np.uint8).reshape((height, width), order='F')
+
+
+def compress_rle(rle: dict[str, Any]) -> dict[str, Any]:
+    """Run lengths as COCO's short text, which is what most files hold."""
+    counts, text = rle['counts'], []
+    for place, count in enumerate(counts):
+        value = count - counts[place - 2] if place > 2 else count
+        more = True
+        while more:
+            bits = value & 31
+            value >>= 5
+            more = value != (-1 if bits & 16 else 0)
+            text.append(chr((bits | (32 if more else 0)) + 48))
+    return {'size': list(rle['size']), 'counts': ''.join(text)}
 
 
 def _decompress(data: bytes) -> list[int]:

@@ -65,3 +65,39 @@ def test_flip_crop_resize_and_boxes_of_masks():
     assert M.crop_masks(masks, (-1, 1, 4, 8)).shape == (2, 4, 8)
     assert M.masks_to_boxes(M.resize_masks(masks, (8, 12))).tolist()[0] == [4, 2, 10, 6]
     assert M.resize_masks(masks[:0], (8, 12)).shape == (0, 8, 12)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_outlines_fill_to_the_same_mask(seed):
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((9, 11)) < (0.25, 0.5)[seed % 2]).astype(np.uint8)
+    polygons = M.mask_to_polygons(mask)
+    background = np.pad(mask, 1) == 0
+    _, labels = cv2.connectedComponents(background.astype(np.uint8), connectivity=8)
+    has_hole = len(np.unique(labels[background])) > 1
+    assert (polygons is None) == has_hole
+    if polygons is not None:
+        assert np.array_equal(M.polygons_to_mask(polygons, mask.shape), mask)
+
+
+def test_outlines_of_special_masks():
+    square = np.zeros((4, 5), np.uint8)
+    assert M.mask_to_polygons(square) == []
+    square[1:3, 1:4] = 1
+    assert M.mask_to_polygons(square) == [[1, 1, 4, 1, 4, 3, 1, 3]]
+    corners = np.eye(3, dtype=np.uint8)  # parts that touch in a corner stay apart
+    assert len(M.mask_to_polygons(corners)) == 3
+    ring = np.ones((3, 3), np.uint8)
+    ring[1, 1] = 0
+    assert M.mask_to_polygons(ring) is None
+
+
+def test_short_text_of_run_lengths_reads_back():
+    rng = np.random.default_rng(0)
+    for shape in ((5, 7), (120, 90)):
+        mask = (rng.random(shape) < 0.4).astype(np.uint8)
+        text = M.compress_rle(M.mask_to_rle(mask))
+        assert isinstance(text['counts'], str)
+        assert np.array_equal(M.rle_to_mask(text), mask)
+    expected = coco.encode(np.asfortranarray(mask))['counts'].decode()
+    assert text['counts'] == expected
