@@ -38,7 +38,7 @@ OPTIONAL: tuple[tuple[str, str, str], ...] = (
     ('mlflow', 'logs to MLflow', 'mlflow'),
     ('albumentations', 'transforms of albumentations', 'albumentations'),
     ('sklearn', 'the digits of the quickstart, t-SNE', 'scikit-learn'),
-    ('pycocotools', 'COCO annotations and metrics', 'pycocotools'),
+    ('faster_coco_eval', 'COCO metrics', 'faster-coco-eval'),
     ('timm', 'weights of timm', 'timm'),
     ('transformers', 'tokenizers and weights of Hugging Face', 'transformers'),
 )
