@@ -18,6 +18,7 @@ TEST = [
 DOCS = ['mkdocs>=1.6', 'mkdocs-material', 'mkdocstrings[python]']
 ALBUMENTATIONS = ['albumentations']
 LLM = ['tokenizers', 'gguf', 'jinja2']
+HF = ['huggingface_hub']
 WANDB = ['wandb']
 MLFLOW = ['mlflow']
 
@@ -69,16 +70,17 @@ setup(
     install_requires=[
         'torch>=2.6', 'torchvision>=0.21', 'mmengine>=0.10.7', 'opencv-python>=4.8',
         'numpy>=1.26', 'pillow', 'addict', 'safetensors', 'rich', 'tensorboard', 'matplotlib',
-        'scikit-learn', 'pyyaml', 'psutil', 'faster-coco-eval>=1.8',
+        'scikit-learn', 'pyyaml', 'psutil', 'faster-coco-eval>=1.8', 'filelock',
     ],
     extras_require={
         'test': TEST + ALBUMENTATIONS + LLM + ['accelerate'],
         'docs': DOCS,
         'albumentations': ALBUMENTATIONS,
         'llm': LLM,
+        'hf': HF,
         'wandb': WANDB,
         'mlflow': MLFLOW,
-        'all': TEST + DOCS + ALBUMENTATIONS + LLM + WANDB + MLFLOW,
+        'all': TEST + DOCS + ALBUMENTATIONS + LLM + HF + WANDB + MLFLOW,
     },
     entry_points={'console_scripts': ['openlab = openlab.cli:main']},
     classifiers=[

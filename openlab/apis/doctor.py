@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openlab.engine.run_folder import cpu_name
+from openlab.utils.folders import CACHE_VARIABLE, cache_folder
 
 # Import name, names of distributions that bring it, least version.
 REQUIRED: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -42,7 +43,6 @@ OPTIONAL: tuple[tuple[str, str, str], ...] = (
     ('timm', 'weights of timm', 'timm'),
     ('transformers', 'tokenizers and weights of Hugging Face', 'transformers'),
 )
-CACHE_VARIABLE = 'OPENLAB_CACHE'
 
 
 def examine() -> dict[str, Any]:
@@ -189,14 +189,6 @@ def folders(problems: list[str]) -> dict[str, str]:
             problems.append(f'the cache folder {folder} cannot be written ({reason}); '
                             f'set {CACHE_VARIABLE} to another folder')
     return found
-
-
-def cache_folder() -> Path:
-    """Where downloads and prepared data are kept."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(base) / 'openlab'
 
 
 def why_not_writeable(folder: Path) -> str | None:

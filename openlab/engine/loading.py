@@ -26,6 +26,7 @@ from openlab.engine.checkpoint_files import (
     split_shared,
 )
 from openlab.zoo.key_map import KeyMap
+from openlab.zoo.sources import fetch, is_address
 
 logger = logging.getLogger('openlab')
 
@@ -154,8 +155,8 @@ def load_weights(
     Args:
         model: the bare model (no DDP around it).
         source: a checkpoint folder, ``best``/``last`` or work_dir of a run, a ``.safetensors``
-            file, a sharded index (``*.safetensors.index.json``), a ``.pth``/``.pt`` file, or a
-            state dict.
+            file, a sharded index (``*.safetensors.index.json``), a ``.pth``/``.pt`` file, an
+            address that ``openlab.zoo.sources.fetch`` takes, or a state dict.
         min_matched: accept if this share (0 to 1) of the parameters fits.
         allow_missing: patterns (regular expressions) of names that may keep initial values.
         replace_head: keep the model's own fresh head where the source's has another shape (other
@@ -387,7 +388,7 @@ def read_state(
     Returns:
         Tensors by name, whether they are averaged ones, and metadata.
     """
-    path = Path(source)
+    path = fetch(source) if is_address(source) else Path(source)
     path = path if path.name.endswith('.index.json') else resolve_checkpoint(path)
     if path.is_dir():
         averaged = (path / EMA).is_file() if ema is None else ema

