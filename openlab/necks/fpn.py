@@ -69,7 +69,8 @@ class FPN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps of the backbone, finest first, to L maps of ``out_channels``.

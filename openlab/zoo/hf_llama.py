@@ -84,8 +84,7 @@ def _rope_scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
 def hf_config(model: CausalLM) -> dict[str, Any]:
     """The ``config.json`` that describes ``model`` to transformers."""
     decoder: LlamaDecoder = model.backbone
-    block = decoder.blocks[0]
-    tied = model.head.proj.weight is decoder.embedding.weight
+    block: Any = decoder.blocks[0]
     rope: dict[str, Any] = {'rope_theta': decoder.rope_base}
     if decoder.rope_scaling:
         options = dict(decoder.rope_scaling)
@@ -110,7 +109,7 @@ def hf_config(model: CausalLM) -> dict[str, Any]:
         'hidden_act': 'silu',
         'attention_bias': False,
         'mlp_bias': False,
-        'tie_word_embeddings': tied,
+        'tie_word_embeddings': model.is_tied,
         'torch_dtype': str(decoder.embedding.weight.dtype).removeprefix('torch.'),
     }
 
@@ -125,10 +124,10 @@ def from_hf_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     missing = []
 
-    def take(name: str) -> Tensor | None:
+    def take(name: str) -> Tensor:
         if name not in left:
             missing.append(name)
-        return left.pop(name, None)
+        return left.pop(name, torch.empty(0))
 
     embedding = take('model.embed_tokens.weight')
     ours['backbone.embedding.weight'] = embedding
@@ -140,8 +139,8 @@ def from_hf_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for old, new in _RENAMED.items():
             ours[mine + new] = take(theirs + old)
         for new, parts in _JOINED.items():
-            tensors = [t for p in parts if (t := take(theirs + p)) is not None]
-            if len(tensors) == len(parts):
+            tensors = [take(theirs + part) for part in parts]
+            if not missing:
                 ours[mine + new] = torch.cat(tensors)
     if missing or left:
         raise ValueError(
@@ -155,12 +154,13 @@ def to_hf_state(model: CausalLM) -> dict[str, Tensor]:
     """Names and tensors of ``CausalLM`` to those of ``LlamaForCausalLM``."""
     state = model.state_dict()
     decoder: LlamaDecoder = model.backbone
-    heads = [decoder.blocks[0].attention.num_heads, decoder.num_kv_heads, decoder.num_kv_heads]
+    block: Any = decoder.blocks[0]
+    heads = [block.attention.num_heads, decoder.num_kv_heads, decoder.num_kv_heads]
     theirs = {
         'model.embed_tokens.weight': state['backbone.embedding.weight'],
         'model.norm.weight': state['backbone.norm.weight'],
     }
-    if model.head.proj.weight is not decoder.embedding.weight:
+    if not model.is_tied:
         theirs['lm_head.weight'] = state['head.proj.weight']
     for layer in range(len(decoder.blocks)):
         mine = f'backbone.blocks.{layer}.'
@@ -203,7 +203,7 @@ def build_from_hf(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Cau
         model = CausalLM(decoder, head, tie_embeddings=config.get('tie_word_embeddings', False))
     model.to_empty(device='cpu')
     if config.get('tie_word_embeddings', False):
-        head.proj.weight = decoder.embedding.weight
+        model.tie()
     decoder.rotary.reset()
     model.load_state_dict(from_hf_state(state))
     return model.eval()

@@ -5,7 +5,8 @@ B batch · S shapes at one place · H, W size of a map
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -31,7 +32,8 @@ class DenseDetector(Algorithm):
         preprocessor: nn.Module | None = None,
     ):
         super().__init__(preprocessor)
-        self.backbone, self.neck, self.head = backbone, neck, head
+        self.backbone, self.neck = backbone, neck
+        self.head: Any = head
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> NamedTuple:
         """Images (B, 3, H, W) to the head's raw outputs."""
@@ -45,6 +47,20 @@ class DenseDetector(Algorithm):
     def predict(self, outputs: NamedTuple, samples: list[DataSample]) -> list[DataSample]:
         """The head's detections."""
         return self.head.predict(outputs, samples)
+
+
+def init_dense_head(head: nn.Module, cls_out: nn.Conv2d) -> None:
+    """Draw small weights, and let every place begin with probability 0.01 of an object.
+
+    Else the empty places would swamp the first steps (RetinaNet, section 4.1).
+    """
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if cls_out.bias is not None:
+        nn.init.constant_(cls_out.bias, -math.log((1 - 0.01) / 0.01))
 
 
 def make_tower(channels: int, num_convs: int, norm_groups: int | None = None) -> nn.Sequential:

@@ -26,7 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
-from openlab.algorithms.detection.dense import DenseDetector, flatten_level, make_tower
+from openlab.algorithms.detection.dense import (
+    DenseDetector,
+    flatten_level,
+    init_dense_head,
+    make_tower,
+)
 from openlab.losses.focal import FocalLoss
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -116,11 +121,7 @@ class FCOSHead(nn.Module):
         self.cls_out = nn.Conv2d(in_channels, num_classes, 3, padding=1)
         self.box_out = nn.Conv2d(in_channels, 4, 3, padding=1)
         self.centerness_out = nn.Conv2d(in_channels, 1, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
-        nn.init.constant_(self.cls_out.bias, -math.log((1 - 0.01) / 0.01))
+        init_dense_head(self, self.cls_out)
 
     def forward(self, feats: tuple[Tensor, ...], image_size: tuple[int, int]) -> FCOSOutputs:
         """Score every place and measure its distances.
@@ -154,7 +155,7 @@ class FCOSHead(nn.Module):
         All are divided by the number of positive places in the batch, which is ``num_items``.
         """
         matched = [self.match(outputs, truth_of(sample)[0]) for sample in samples]
-        num_pos = sum((m >= 0).sum() for m in matched)
+        num_pos = (torch.stack(matched) >= 0).sum()
         totals = [
             self._sums(outputs, image, m, sample)
             for image, (m, sample) in enumerate(zip(matched, samples, strict=True))

@@ -15,14 +15,18 @@ B batch · A anchors in all levels · S shapes at one place · N objects in an i
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from openlab.algorithms.detection.dense import DenseDetector, flatten_level, make_tower
+from openlab.algorithms.detection.dense import (
+    DenseDetector,
+    flatten_level,
+    init_dense_head,
+    make_tower,
+)
 from openlab.losses.focal import FocalLoss
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -91,6 +95,7 @@ class RetinaHead(nn.Module):
         if in_channels is None:
             raise ValueError('RetinaHead needs in_channels: nothing feeds it that has out_channels')
         self.num_classes = num_classes
+        self.anchors: Any
         self.anchors = anchors or AnchorGenerator(
             [[size * 2 ** (i / 3) for i in range(3)] for size in (32, 64, 128, 256, 512)]
         )
@@ -99,16 +104,10 @@ class RetinaHead(nn.Module):
         self.limits = limits or DetectionLimits(score=0.05, nms_iou=0.5)
         self.cls_tower = make_tower(in_channels, num_convs)
         self.box_tower = make_tower(in_channels, num_convs)
-        num_shapes = self.anchors.num_shapes
+        num_shapes: int = self.anchors.num_shapes
         self.cls_out = nn.Conv2d(in_channels, num_shapes * num_classes, 3, padding=1)
         self.box_out = nn.Conv2d(in_channels, num_shapes * 4, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
-        # Every anchor begins with probability 0.01: else the empty ones would swamp the first steps
-        # (section 4.1 of the paper).
-        nn.init.constant_(self.cls_out.bias, -math.log((1 - 0.01) / 0.01))
+        init_dense_head(self, self.cls_out)
 
     def forward(self, feats: tuple[Tensor, ...], image_size: tuple[int, int]) -> RetinaOutputs:
         """Score and move every anchor.

@@ -15,6 +15,7 @@ B batch · T tokens · V vocabulary · D embedding
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,17 +95,29 @@ class CausalLM(Algorithm):
         preprocessor: nn.Module | None = None,
     ):
         super().__init__(preprocessor)
-        self.backbone = backbone
-        self.head = head
+        self.backbone: Any = backbone
+        self.head: Any = head
         if tie_embeddings:
-            if head.proj.weight.shape != backbone.embedding.weight.shape:
-                raise ValueError(
-                    f'tie_embeddings needs equal shapes; the head has '
-                    f'{tuple(head.proj.weight.shape)}, the embedding '
-                    f'{tuple(backbone.embedding.weight.shape)}: set head.vocab_size to '
-                    f'backbone.vocab_size'
-                )
-            head.proj.weight = backbone.embedding.weight
+            self.tie()
+
+    def tie(self) -> None:
+        """Let the head use the decoder's embedding matrix as its own.
+
+        Raises:
+            ValueError: if the two have different shapes.
+        """
+        ours, theirs = self.head.proj.weight, self.backbone.embedding.weight
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f'tie_embeddings needs equal shapes; the head has {tuple(ours.shape)}, the '
+                f'embedding {tuple(theirs.shape)}: set head.vocab_size to backbone.vocab_size'
+            )
+        self.head.proj.weight = theirs
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether head and embedding are one matrix."""
+        return self.head.proj.weight is self.backbone.embedding.weight
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Tokens, (B, T), to logits, (B, T, V)."""

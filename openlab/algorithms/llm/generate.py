@@ -72,9 +72,9 @@ def generate_tokens(
     longest = max(map(len, prompts))
     num_new = min(sampling.max_new_tokens, decoder.context_length - longest)
     cache = decoder.new_cache(len(prompts), longest + num_new)
-    padding = torch.tensor([longest - len(p) for p in prompts], device=device)
+    padding: Tensor | None = torch.tensor([longest - len(p) for p in prompts], device=device)
     tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
-    if not padding.any():
+    if len(set(map(len, prompts))) == 1:
         padding = None
     seen = None
     if sampling.repetition_penalty != 1:

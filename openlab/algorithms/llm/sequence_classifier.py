@@ -8,11 +8,14 @@ B batch · T tokens · D embedding · K classes
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.algorithms.base import Algorithm
+from openlab.algorithms.llm.causal_lm import stack_field
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
 
@@ -39,9 +42,10 @@ class SequenceClassifier(Algorithm):
         preprocessor: nn.Module | None = None,
     ):
         super().__init__(preprocessor)
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.pad_token = pad_token
-        self.classifier = nn.Linear(in_channels or backbone.out_channels[-1], num_classes)
+        channels: Any = in_channels or backbone.out_channels[-1]  # type: ignore[index]
+        self.classifier = nn.Linear(channels, num_classes)
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Tokens, (B, T), to logits, (B, K)."""
@@ -54,7 +58,7 @@ class SequenceClassifier(Algorithm):
 
     def loss(self, outputs: Tensor, samples: list[DataSample]) -> dict[str, Tensor]:
         """Mean cross-entropy over the sequences."""
-        labels = torch.stack([sample.label for sample in samples])
+        labels = stack_field(samples, 'label')
         return {'loss': F.cross_entropy(outputs, labels)}
 
     def predict(self, outputs: Tensor, samples: list[DataSample]) -> list[DataSample]:

@@ -14,7 +14,7 @@ import json
 import os
 import sysconfig
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ class PackedTextDataset(Dataset):
     def _encode(self, file: Path) -> None:
         separator = self.tokenizer.stop_ids[0]
         kind = np.uint16 if self.tokenizer.vocab_size <= 2**16 else np.uint32
-        pieces: list[Sequence[int]] = []
+        pieces = []
         for ids in self.tokenizer.encode_many(list(self._documents(self.split))):
             pieces.append(np.array([separator, *ids], dtype=kind))
         file.parent.mkdir(parents=True, exist_ok=True)
