@@ -70,7 +70,7 @@ setup(
     install_requires=[
         'torch>=2.6', 'torchvision>=0.21', 'mmengine>=0.10.7', 'opencv-python>=4.8',
         'numpy>=1.26', 'pillow', 'addict', 'safetensors', 'rich', 'tensorboard', 'matplotlib',
-        'scikit-learn', 'pyyaml', 'psutil', 'faster-coco-eval>=1.8', 'filelock',
+        'scikit-learn', 'scipy', 'pyyaml', 'psutil', 'faster-coco-eval>=1.8', 'filelock',
     ],
     extras_require={
         'test': TEST + ALBUMENTATIONS + LLM + ['accelerate'],

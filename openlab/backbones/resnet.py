@@ -198,6 +198,15 @@ _RESNET_D_KEYS = (
     (r'\.downsample\.1\.', '.shortcut.conv.'),
     (r'\.downsample\.2\.', '.shortcut.norm.'),
 )
+_TRANSFORMERS_KEYS = (
+    (r'^resnet\.', ''),
+    (r'^encoder\.stages\.(\d+)\.layers\.', r'stages.\1.'),
+    *((rf'\.layer\.{i}\.', f'.conv{i + 1}.') for i in range(3)),
+    (r'^embedder\.embedder\.', 'stem.0.'),
+    (r'\.convolution\.', '.conv.'),
+    (r'\.normalization\.', '.norm.'),
+    (r'^classifier\.1\.', '../head.fc.'),
+)
 
 
 @MODELS.register_module()
@@ -235,6 +244,10 @@ class ResNet(nn.Module):
         KeyMap('torchvision', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
         KeyMap('timm', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
         KeyMap('timm_resnet_d', _RESNET_D_KEYS, signature=(r'^conv1\.6\.', r'^layer1\.0\.')),
+        KeyMap('transformers', _TRANSFORMERS_KEYS,
+               signature=(r'embedder\.embedder\.convolution\.', r'encoder\.stages\.0\.')),
+        # older files of DETR hold timm's names
+        KeyMap('transformers', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
     )
 
     def __init__(

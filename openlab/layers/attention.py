@@ -1,8 +1,8 @@
-"""Self-attention over a sequence of tokens.
+"""Attention over a sequence of tokens, the own one or another.
 
 Vaswani et al., Attention Is All You Need, https://arxiv.org/abs/1706.03762
 
-B batch · N tokens · D embedding · H heads
+B batch · N tokens · M tokens looked at · D embedding · H heads
 """
 
 from __future__ import annotations
@@ -47,3 +47,45 @@ class Attention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.dropout(self.proj(x.transpose(1, 2).reshape(B, N, D)))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention whose queries, keys and values may differ.
+
+    Args:
+        embed_dim: size of a token (D).
+        num_heads: number of heads, a divisor of ``embed_dim``.
+        attention_dropout: probability to drop an attention weight in training.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, attention_dropout: float = 0.0):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f'embed_dim={embed_dim} cannot be split over num_heads={num_heads}')
+        self.num_heads = num_heads
+        self.attention_dropout = attention_dropout
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor,
+                mask: Tensor | None = None) -> Tensor:
+        """Let every query look at the keys and gather their values.
+
+        Args:
+            query: (B, N, D).
+            key: (B, M, D).
+            value: (B, M, D).
+            mask: True where a query may look; broadcasts to (B, H, N, M).
+
+        Returns:
+            (B, N, D).
+        """
+        q, k, v = (
+            layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.proj(x.transpose(1, 2).flatten(-2))

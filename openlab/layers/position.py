@@ -1,9 +1,11 @@
-"""Learned positions on a grid, and how they follow another size of image.
+"""Positions on a grid: learned ones that follow another size of image, and waves.
 
-D embedding · h, w rows and columns of patches
+B batch · D embedding · h, w rows and columns of patches
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -34,3 +36,31 @@ def resize_position(position: Tensor, old_grid: tuple[int, int], new_grid: tuple
     grid = F.interpolate(grid, new_grid, mode='bicubic', antialias=True)
     grid = grid.flatten(2).transpose(1, 2).to(position.dtype)
     return torch.cat([prefix, grid], dim=1)
+
+
+def sine_position(valid: Tensor, embed_dim: int, temperature: float = 10000.0) -> Tensor:
+    """Waves of falling frequency along y, then along x (DETR, appendix A.4).
+
+    A place counts as the share of the valid rows (columns) up to it, so that padding moves nothing.
+
+    Args:
+        valid: False where the map is padding, (B, h, w).
+        embed_dim: D, a multiple of 4.
+        temperature: of the slowest wave's period.
+
+    Returns:
+        (B, D, h, w) float32.
+    """
+    if embed_dim % 4:
+        raise ValueError(f'sine_position needs an embed_dim that 4 divides, not {embed_dim}')
+    half = embed_dim // 2
+    exponent = torch.arange(0, half, 2, device=valid.device, dtype=torch.float32) / half
+    period = temperature**exponent
+    waves = []
+    for axis in (1, 2):
+        count = valid.float().cumsum(axis)
+        total = count.narrow(axis, count.shape[axis] - 1, 1)
+        # the small number, which keeps empty lines from 0 / 0, is that of published weights
+        angle = (2 * math.pi * count / (total + 1e-6))[..., None] / period
+        waves.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2))
+    return torch.cat(waves, dim=-1).permute(0, 3, 1, 2)
