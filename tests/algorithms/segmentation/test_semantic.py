@@ -1,0 +1,148 @@
+import pytest
+import torch
+from torch import nn
+
+from openlab.algorithms.segmentation.deeplabv3plus import DeepLabV3Plus, DeepLabV3PlusHead
+from openlab.algorithms.segmentation.fcn import FCN
+from openlab.algorithms.segmentation.segformer import SegFormerHead
+from openlab.algorithms.segmentation.semantic import window_places
+from openlab.backbones.mobilenet_v2 import MobileNetV2
+from openlab.backbones.resnet import ResNet
+from openlab.heads.decode_head import DecodeHead
+from openlab.heads.fcn_head import FCNHead
+from openlab.losses.cross_entropy import CrossEntropyLoss
+from openlab.losses.dice import DiceLoss
+from openlab.structures.data_sample import DataSample
+
+K = 3
+
+
+class Pixels(nn.Module):
+    """A backbone that gives the image itself, and remembers the sizes it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(tuple(x.shape[-2:]))
+        return (x,)
+
+
+class FirstPixels(DecodeHead):
+    """Logits that tell where in its input a head believes to be, so that windows differ."""
+
+    def forward(self, feats):
+        return feats[0] * torch.arange(1, feats[0].shape[-1] + 1)
+
+
+def tiny(**kwargs):
+    backbone = ResNet(18, base_channels=8, num_blocks=(1, 1), out_stages=(3,))
+    return FCN(backbone, head=FCNHead(K, 16), **kwargs)
+
+
+def test_windows_cover_every_pixel_and_the_last_ends_with_the_image():
+    assert window_places(10, 4, 3) == [0, 3, 6]
+    assert window_places(11, 4, 3) == [0, 3, 6, 7]
+    assert window_places(4, 4, 3) == [0]
+
+
+def test_overlapping_windows_are_averaged():
+    model = FCN(Pixels(), head=FirstPixels(K), window=(2, 4), stride=(2, 2)).eval()
+    logits = model(torch.ones(1, 3, 2, 6)).logits
+    # columns 2 and 3 are seen as 3, 4 by the first window and as 1, 2 by the second
+    assert logits[0, 0].tolist() == [[1, 2, 2, 3, 3, 4]] * 2
+    assert model.backbone.sizes == [(2, 4)] * 2
+
+
+def test_a_window_that_fits_the_image_equals_the_whole_image():
+    torch.manual_seed(0)
+    model, images = tiny().eval(), torch.rand(2, 3, 24, 32)
+    with torch.no_grad():
+        whole = model(images).logits
+        model.window, model.stride = (64, 64), (32, 32)
+        assert torch.equal(model(images).logits, whole)
+
+
+def test_training_sees_the_whole_image_in_spite_of_a_window():
+    model = FCN(Pixels(), head=FirstPixels(K), window=2)
+    model.train()(torch.ones(1, 3, 4, 4))
+    assert model.backbone.sizes == [(4, 4)]
+
+
+@pytest.mark.parametrize(('window', 'stride', 'message'), [
+    (None, 4, 'needs a window'), ((8, 8), (9, 8), 'larger than window'), ((8,), None, 'window'),
+    (0, None, 'positive whole number'),
+])  # fmt: skip
+def test_windows_that_make_no_sense_are_refused(window, stride, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(window=window, stride=stride)
+
+
+def test_a_sample_without_a_map_is_refused_by_name():
+    with pytest.raises(ValueError, match=r'sample a\.png has no semantic_map'):
+        tiny()(torch.rand(1, 3, 8, 8), [DataSample(meta={'img_path': 'a.png'})], mode='loss')
+
+
+def test_a_class_that_the_head_does_not_have_is_refused():
+    sample = DataSample(meta={'img_id': 7}, semantic_map=torch.full((8, 8), 3))
+    with pytest.raises(ValueError, match=r'sample 7 holds class 3, but the head has num_classes=3'):
+        tiny()(torch.rand(1, 3, 8, 8), [sample], mode='loss')
+
+
+def test_a_map_larger_than_the_input_is_refused():
+    sample = DataSample(meta={'img_id': 7}, semantic_map=torch.zeros(8, 9, dtype=torch.long))
+    with pytest.raises(ValueError, match=r'sample 7 is \(8, 9\), larger than the input \(8, 8\)'):
+        tiny()(torch.rand(1, 3, 8, 8), [sample], mode='loss')
+
+
+def test_any_ignore_index_of_the_loss_means_the_pixels_that_are_255():
+    torch.manual_seed(0)
+    truth = torch.randint(K, (8, 8))
+    truth[:3] = 255
+    logits, samples = torch.randn(1, K, 8, 8), [DataSample(semantic_map=truth)]
+    expected = nn.functional.cross_entropy(logits[:, :, 3:], truth[None, 3:])
+    for index in (255, -100):
+        losses = FCNHead(K, 8, loss=CrossEntropyLoss(ignore_index=index)).loss(logits, samples)
+        torch.testing.assert_close(losses['loss_seg'], expected)
+        assert losses['num_items'] == 5 * 8
+
+
+def test_a_batch_without_a_pixel_to_learn_from_costs_nothing():
+    model = tiny()
+    sample = DataSample(semantic_map=torch.full((8, 8), 255))
+    losses = model(torch.rand(2, 3, 8, 8), [sample] * 2, mode='loss')
+    assert losses['loss_seg'] == 0
+    assert losses['num_items'] == 0
+
+
+def test_extra_losses_are_reported_by_their_names():
+    head = FCNHead(K, 8, extra_losses={'dice': DiceLoss(loss_weight=2.0)})
+    logits = torch.randn(1, K, 4, 4)
+    truth = torch.randint(K, (4, 4))
+    losses = head.loss(logits, [DataSample(semantic_map=truth)])
+    assert list(losses) == ['loss_seg', 'loss_dice', 'num_items']
+    torch.testing.assert_close(losses['loss_dice'], 2 * DiceLoss()(logits, truth[None]))
+    with pytest.raises(ValueError, match="name 'seg'"):
+        FCNHead(K, 8, extra_losses={'seg': DiceLoss()})
+
+
+def test_deeplabv3plus_decodes_at_the_size_of_its_first_map():
+    model = DeepLabV3Plus(
+        MobileNetV2(width=0.25, output_stride=16, out_stages=(2, 5), last_channels=0),
+        head=DeepLabV3PlusHead(K, (8, 80), channels=16, low_channels=4)).eval()  # fmt: skip
+    feats = model.backbone(torch.rand(1, 3, 64, 96))
+    assert [f.shape[-2:] for f in feats] == [(16, 24), (4, 6)]
+    assert model.head(feats).shape == (1, K, 16, 24)
+    assert model(torch.rand(1, 3, 64, 96)).logits.shape == (1, K, 64, 96)
+
+
+def test_heads_say_which_maps_they_lack():
+    with pytest.raises(ValueError, match='takes feature map -2 but only 1 come'):
+        FCNHead(K, (64,), in_index=-2)
+    with pytest.raises(ValueError, match='joins a fine and a coarse feature map'):
+        DeepLabV3PlusHead(K, (64,))
+    with pytest.raises(ValueError, match='SegFormerHead needs in_channels'):
+        SegFormerHead(K)
+    with pytest.raises(ValueError, match='got 1 feature maps but in_channels names 2'):
+        SegFormerHead(K, (4, 8), channels=4)((torch.rand(1, 4, 2, 2),))
