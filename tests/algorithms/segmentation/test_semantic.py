@@ -81,19 +81,19 @@ def test_windows_that_make_no_sense_are_refused(window, stride, message):
 
 def test_a_sample_without_a_map_is_refused_by_name():
     with pytest.raises(ValueError, match=r'sample a\.png has no semantic_map'):
-        tiny()(torch.rand(1, 3, 8, 8), [DataSample(meta={'img_path': 'a.png'})], mode='loss')
+        tiny().eval()(torch.rand(1, 3, 8, 8), [DataSample(meta={'img_path': 'a.png'})], mode='loss')
 
 
 def test_a_class_that_the_head_does_not_have_is_refused():
     sample = DataSample(meta={'img_id': 7}, semantic_map=torch.full((8, 8), 3))
     with pytest.raises(ValueError, match=r'sample 7 holds class 3, but the head has num_classes=3'):
-        tiny()(torch.rand(1, 3, 8, 8), [sample], mode='loss')
+        tiny().eval()(torch.rand(1, 3, 8, 8), [sample], mode='loss')
 
 
 def test_a_map_larger_than_the_input_is_refused():
     sample = DataSample(meta={'img_id': 7}, semantic_map=torch.zeros(8, 9, dtype=torch.long))
     with pytest.raises(ValueError, match=r'sample 7 is \(8, 9\), larger than the input \(8, 8\)'):
-        tiny()(torch.rand(1, 3, 8, 8), [sample], mode='loss')
+        tiny().eval()(torch.rand(1, 3, 8, 8), [sample], mode='loss')
 
 
 def test_any_ignore_index_of_the_loss_means_the_pixels_that_are_255():
