@@ -69,7 +69,8 @@ def check_classification(prediction, truth):
     assert prediction.meta == truth.meta
     assert prediction.label_probs.shape == (NUM_CLASSES,)
     assert prediction.label == prediction.label_probs.argmax()
-    assert prediction.label_probs.sum().item() == pytest.approx(1, abs=1e-5)
+    # They sum to 1 where classes exclude one another; with binary cross entropy they need not.
+    assert ((prediction.label_probs > 0) & (prediction.label_probs < 1)).all()
 
 
 def text_batch(count):

@@ -1,7 +1,12 @@
 """Vision transformer: an image as a sequence of patches.
 
 * Dosovitskiy et al., An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929
-* Sizes tiny and small: Touvron et al., DeiT, https://arxiv.org/abs/2012.12877
+* Sizes tiny and small, distillation token: Touvron et al., DeiT, https://arxiv.org/abs/2012.12877
+* Sizes medium and huge, positions of patches only: Touvron et al., DeiT III,
+  https://arxiv.org/abs/2204.07118
+* Size giant with gated MLPs: Oquab et al., DINOv2, https://arxiv.org/abs/2304.07193
+* Registers: Darcet et al., Vision Transformers Need Registers, https://arxiv.org/abs/2309.16588
+* Norm before the blocks: Radford et al., CLIP, https://arxiv.org/abs/2103.00020
 
 B batch · N tokens · D embedding · H, W image height and width · h, w rows and columns of patches
 """
@@ -28,16 +33,52 @@ from openlab.zoo.key_map import KeyMap
 _SIZES = {  # embed_dim, depth, num_heads
     'tiny': (192, 12, 3),
     'small': (384, 12, 6),
+    'medium': (512, 12, 8),
     'base': (768, 12, 12),
     'large': (1024, 24, 16),
+    'huge': (1280, 32, 16),
+    'giant': (1536, 40, 24),
 }
 
 _TIMM_KEYS = (
     (r'^cls_token$', 'class_token'),
+    (r'^dist_token$', 'distill_token'),
+    (r'^reg_token$', 'registers'),
     (r'^pos_embed$', 'position'),
+    (r'^norm_pre\.', 'pre_norm.'),
     (r'^fc_norm\.', 'norm.'),
     (r'\.ls([12])\.gamma$', r'.scale\1.gamma'),
     (r'^head\.', '../head.fc.'),
+    (r'^head_dist\.', '../head.fc_distill.'),
+)
+_OPENMMLAB_KEYS = (
+    (r'^cls_token$', 'class_token'),
+    (r'^dist_token$', 'distill_token'),
+    (r'^pos_embed$', 'position'),
+    (r'^patch_embed\.projection\.', 'patch_embed.proj.'),
+    (r'^ln[12]\.', 'norm.'),
+    (r'^layers\.', 'blocks.'),
+    (r'\.ln([12])\.', r'.norm\1.'),
+    (r'\.(?:attn|ffn)\.gamma([12])\.weight$', r'.scale\1.gamma'),
+    (r'\.ffn\.(?:layers\.0\.0|w12)\.', '.mlp.fc1.'),
+    (r'\.ffn\.(?:layers\.1|w3)\.', '.mlp.fc2.'),
+)
+_TRANSFORMERS_KEYS = (
+    (r'^embeddings\.cls_token$', 'class_token'),
+    (r'^embeddings\.register_tokens$', 'registers'),
+    (r'^embeddings\.position_embeddings$', 'position'),
+    (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+    (r'^encoder\.layer\.', 'blocks.'),
+    # Published files say query, key, value; models of transformers 5 say q_proj, k_proj, v_proj.
+    (r'\.attention\.attention\.(query|key|value)\.', r'.attn.\1.'),
+    (r'\.attention\.q_proj\.', '.attn.query.'),
+    (r'\.attention\.k_proj\.', '.attn.key.'),
+    (r'\.attention\.v_proj\.', '.attn.value.'),
+    (r'\.attention\.(?:output\.dense|o_proj)\.', '.attn.proj.'),
+    (r'\.layer_scale([12])\.lambda1$', r'.scale\1.gamma'),
+    (r'\.mlp\.weights_in\.', '.mlp.fc1.'),
+    (r'\.mlp\.(?:weights_out|down_proj)\.', '.mlp.fc2.'),
+    (r'^layernorm\.', 'norm.'),
 )
 _TORCHVISION_KEYS = (
     (r'^encoder\.pos_embedding$', 'position'),
@@ -55,11 +96,11 @@ _TORCHVISION_KEYS = (
 
 @MODELS.register_module()
 class VisionTransformer(nn.Module):
-    """ViT-Ti, -S, -B and -L, or any other size.
+    """ViT-Ti, -S, -M, -B, -L, -H and -g, or any other size; DeiT, DeiT III and DINOv2 among them.
 
     Args:
-        size: ``'tiny'``, ``'small'``, ``'base'`` or ``'large'``: sets ``embed_dim``, ``depth``
-            and ``num_heads`` where these are left out.
+        size: ``'tiny'``, ``'small'``, ``'medium'``, ``'base'``, ``'large'``, ``'huge'`` or
+            ``'giant'``: sets ``embed_dim``, ``depth`` and ``num_heads`` where these are left out.
         patch_size: height and width of a patch in pixels.
         image_size: (height, width), or one number for both, that positions are learned for.
             Images of other sizes work as well: positions are then interpolated.
@@ -76,6 +117,13 @@ class VisionTransformer(nn.Module):
         output: what comes out: ``'class_token'`` or ``'mean'`` (of all patches) is one vector
             (B, D); ``'maps'`` is a map of patch tokens (B, D, h, w) for each of ``out_stages``.
         with_class_token: prepend a class token; ``output='class_token'`` needs it.
+        with_distill_token: prepend a second one, which learns from a teacher (DeiT);
+            ``output='class_token'`` then gives two vectors, its own last.
+        num_registers: tokens without place or output, in which the network may keep notes.
+        with_prefix_position: class and distillation token have learned positions as well.
+        with_pre_norm: normalise tokens before the first block; the patch embedding then has no
+            bias (CLIP).
+        with_gated_mlp: see ``TransformerBlock``.
         out_stages: blocks, counted from 1, whose maps come out where ``output='maps'``; by
             default the last one. It alone passes the final norm.
         norm: see ``make_norm``; by default ``nn.LayerNorm`` with eps 1e-6.
@@ -89,11 +137,18 @@ class VisionTransformer(nn.Module):
     weights = (
         KeyMap('torchvision', _TORCHVISION_KEYS, signature=(r'^encoder\.pos_embedding$',)),
         KeyMap('timm', _TIMM_KEYS, signature=(r'^pos_embed$', r'^blocks\.0\.attn\.qkv')),
+        KeyMap('openmmlab', _OPENMMLAB_KEYS,
+               signature=(r'^pos_embed$', r'^layers\.0\.attn\.qkv\.', r'^layers\.0\.ln1\.')),
+        KeyMap('transformers', _TRANSFORMERS_KEYS,
+               drops=((r'mask_token$', 'only masked pre-training has masked patches'),),
+               merges=((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),
+                       (r'\.mlp\.(gate|up)_proj\.', '.mlp.fc1.', ('gate', 'up'))),
+               signature=(r'^embeddings\.cls_token$', r'\.layer_scale1\.lambda1$')),
     )
 
     def __init__(
         self,
-        size: Literal['tiny', 'small', 'base', 'large'] = 'base',
+        size: Literal['tiny', 'small', 'medium', 'base', 'large', 'huge', 'giant'] = 'base',
         patch_size: int = 16,
         image_size: int | Sequence[int] = 224,
         in_channels: int = 3,
@@ -107,6 +162,11 @@ class VisionTransformer(nn.Module):
         layer_scale: float | None = None,
         output: Literal['class_token', 'mean', 'maps'] = 'class_token',
         with_class_token: bool = True,
+        with_distill_token: bool = False,
+        num_registers: int = 0,
+        with_prefix_position: bool = True,
+        with_pre_norm: bool = False,
+        with_gated_mlp: bool = False,
         out_stages: Sequence[int] | None = None,
         norm: dict[str, Any] | None = None,
         act: dict[str, Any] | None = None,
@@ -119,6 +179,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"output is 'class_token', 'mean' or 'maps', not {output!r}")
         if output == 'class_token' and not with_class_token:
             raise ValueError("output='class_token' needs with_class_token=True")
+        if with_distill_token and output != 'class_token':
+            raise ValueError("with_distill_token needs output='class_token': nothing else of the "
+                             'network would see the token')
         if output != 'maps' and out_stages is not None:
             raise ValueError(f"out_stages needs output='maps', not {output!r}")
         embed_dim = embed_dim or _SIZES[size][0]
@@ -129,29 +192,38 @@ class VisionTransformer(nn.Module):
         self.out_stages = check_out_stages(out_stages or (depth,), first=1, last=depth)
         self.grid = _grid_of(image_size, patch_size)
 
-        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
-        self.num_prefix = int(with_class_token)
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, bias=not with_pre_norm)
+        self.num_prefix = with_class_token + with_distill_token + num_registers
+        self.with_distill_token = with_distill_token
         if with_class_token:
             self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        num_tokens = self.num_prefix + math.prod(self.grid)
+        if with_distill_token:
+            self.distill_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        if num_registers:
+            self.registers = nn.Parameter(torch.zeros(1, num_registers, embed_dim))
+        self.num_placed = (with_class_token + with_distill_token) * with_prefix_position
+        num_tokens = self.num_placed + math.prod(self.grid)
         self.position = nn.Parameter(torch.zeros(1, num_tokens, embed_dim))
         self.dropout = nn.Dropout(dropout)
+        self.pre_norm = make_norm(embed_dim, norm) if with_pre_norm else nn.Identity()
         # Blocks after the last wanted one would cost time and never get a gradient.
         self.blocks = nn.ModuleList(
             TransformerBlock(embed_dim, num_heads, mlp_ratio, qkv_bias, dropout=dropout,
-                             drop_path=prob, layer_scale=layer_scale, norm=norm, act=act)
+                             drop_path=prob, layer_scale=layer_scale, norm=norm, act=act,
+                             with_gated_mlp=with_gated_mlp)
             for prob in drop_path_probs(drop_path, depth)[: self.out_stages[-1]])
         self.norm = make_norm(embed_dim, norm)
-        self.out_channels = (embed_dim,) * len(self.out_stages)
-        self.strides = (patch_size,) * len(self.out_stages)
+        num_outputs = len(self.out_stages) + with_distill_token
+        self.out_channels = (embed_dim,) * num_outputs
+        self.strides = (patch_size,) * num_outputs
         self._init_weights()
         self.register_load_state_dict_pre_hook(_fit_position)
 
     def _init_weights(self) -> None:
         init_transformer(self)
         nn.init.trunc_normal_(self.position, std=0.02)
-        if self.num_prefix:
-            nn.init.normal_(self.class_token, std=1e-6)
+        for name in self.no_weight_decay() - {'position'}:
+            nn.init.normal_(getattr(self, name), std=1e-6)
         # As a linear layer over all pixels of a patch, which it is.
         proj = self.patch_embed.proj
         nn.init.trunc_normal_(proj.weight, std=math.sqrt(1 / proj.weight[0].numel()))
@@ -160,13 +232,15 @@ class VisionTransformer(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone."""
-        return {'position', 'class_token'} if self.num_prefix else {'position'}
+        names = ('position', 'class_token', 'distill_token', 'registers')
+        return {name for name in names if hasattr(self, name)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Vectors (B, D) or maps (B, D, h, w), by ``output``, of images x (B, 3, H, W)."""
         x = self.patch_embed(x)
         grid = (x.shape[2], x.shape[3])
         x = self.dropout(self._with_positions(x.flatten(2).transpose(1, 2), grid))
+        x = self.pre_norm(x)
         maps = []
         for stage, block in enumerate(self.blocks, start=1):
             x = block(x)
@@ -175,17 +249,25 @@ class VisionTransformer(nn.Module):
                 maps.append(y[:, self.num_prefix:].transpose(1, 2).unflatten(2, grid))
         if self.output == 'maps':
             return tuple(maps)
+        if self.output == 'class_token':
+            return tuple(self.norm(x[:, i]) for i in range(1 + self.with_distill_token))
         # The mean comes before the norm: https://arxiv.org/abs/2111.06377, appendix A.
-        pooled = x[:, 0] if self.output == 'class_token' else x[:, self.num_prefix:].mean(1)
-        return (self.norm(pooled),)
+        return (self.norm(x[:, self.num_prefix:].mean(1)),)
 
     def _with_positions(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        if self.num_prefix:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
+        """Tokens of all kinds (B, N, D) of patches (B, h w, D): class, distillation, registers."""
         position: Tensor = self.position
         if grid != self.grid:
-            position = resize_position(position, self.grid, grid, self.num_prefix)
-        return x + position
+            position = resize_position(position, self.grid, grid, self.num_placed)
+        x = x + position[:, self.num_placed:]
+        prefix = []
+        for i, name in enumerate(('class_token', 'distill_token')):
+            if hasattr(self, name):
+                token = getattr(self, name)
+                prefix.append(token + position[:, i : i + 1] if self.num_placed else token)
+        if hasattr(self, 'registers'):
+            prefix.append(self.registers)
+        return torch.cat([*(p.expand(len(x), -1, -1) for p in prefix), x], dim=1)
 
 
 def _grid_of(image_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
@@ -201,7 +283,7 @@ def _fit_position(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: 
     name = f'{prefix}position'
     if name not in state or state[name].shape[1:2] == module.position.shape[1:2]:
         return
-    side = math.isqrt(state[name].shape[1] - module.num_prefix)
-    if side * side == state[name].shape[1] - module.num_prefix:
+    side = math.isqrt(state[name].shape[1] - module.num_placed)
+    if side * side == state[name].shape[1] - module.num_placed:
         state[name] = resize_position(
-            state[name], (side, side), module.grid, module.num_prefix)
+            state[name], (side, side), module.grid, module.num_placed)

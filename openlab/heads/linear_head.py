@@ -16,6 +16,7 @@ from openlab.losses.base import ClassificationLoss
 from openlab.losses.cross_entropy import CrossEntropyLoss
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
+from openlab.zoo.key_map import KeyMap
 
 
 @MODELS.register_module()
@@ -30,6 +31,11 @@ class LinearHead(nn.Module):
         loss: compares logits with targets; by default cross entropy.
         init_std: deviation of the first weights.
     """
+
+    weights = (
+        # Heads of OpenMMLab's vision transformers keep their layers in a list.
+        KeyMap('openmmlab', ((r'^layers\.head\.', 'fc.'),), signature=(r'^layers\.head\.',)),
+    )
 
     def __init__(
         self,

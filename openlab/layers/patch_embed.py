@@ -15,12 +15,13 @@ class PatchEmbed(nn.Module):
         patch_size: height and width of a patch in pixels.
         in_channels: channels of the image.
         embed_dim: size of an embedding (D).
+        bias: add a bias.
     """
 
-    def __init__(self, patch_size: int, in_channels: int, embed_dim: int):
+    def __init__(self, patch_size: int, in_channels: int, embed_dim: int, bias: bool = True):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, D, H / P, W / P); H and W must be multiples of P."""

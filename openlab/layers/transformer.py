@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.layers.act import make_act
@@ -39,6 +40,33 @@ class MLP(nn.Module):
         return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
 
 
+class GatedMLP(nn.Module):
+    """An MLP whose hidden values are gated by SiLU of as many others (SwiGLU).
+
+    Shazeer, GLU Variants Improve Transformer, https://arxiv.org/abs/2002.05202 (eq. 6).
+
+    Args:
+        in_dim: size of a token that comes in, and goes out.
+        hidden_dim: size after gating; the first layer makes twice as many values, gates first.
+        dropout: probability to drop an output of either layer in training.
+        norm: normalises the gated values, see ``make_norm``; ``None`` does without.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, dropout: float = 0.0,
+                 norm: dict[str, Any] | None = None):
+        super().__init__()
+        self.fc1 = nn.Linear(in_dim, 2 * hidden_dim)
+        self.norm = make_norm(hidden_dim, norm) if norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden_dim, in_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_dim) to the same shape."""
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        hidden = self.dropout(F.silu(gate) * value)
+        return self.dropout(self.fc2(self.norm(hidden)))
+
+
 class TransformerBlock(nn.Module):
     """Attention, then an MLP, each behind its norm and with a residual around it.
 
@@ -54,6 +82,8 @@ class TransformerBlock(nn.Module):
             does without.
         norm: see ``make_norm``; by default ``nn.LayerNorm`` with eps 1e-6.
         act: see ``make_act``; by default GELU.
+        with_gated_mlp: take a ``GatedMLP`` with two thirds of the hidden size, rounded up to a
+            multiple of 8, which leaves the number of parameters about the same.
     """
 
     def __init__(
@@ -68,6 +98,7 @@ class TransformerBlock(nn.Module):
         layer_scale: float | None = None,
         norm: dict[str, Any] | None = None,
         act: dict[str, Any] | None = None,
+        with_gated_mlp: bool = False,
     ):
         super().__init__()
         norm = norm or {'type': nn.LayerNorm, 'eps': 1e-6}
@@ -75,7 +106,11 @@ class TransformerBlock(nn.Module):
         self.attn = Attention(embed_dim, num_heads, qkv_bias, attention_dropout, dropout)
         self.scale1 = LayerScale(embed_dim, layer_scale) if layer_scale else nn.Identity()
         self.norm2 = make_norm(embed_dim, norm)
-        self.mlp = MLP(embed_dim, int(embed_dim * mlp_ratio), dropout, act)
+        hidden_dim = int(embed_dim * mlp_ratio)
+        if with_gated_mlp:
+            self.mlp: nn.Module = GatedMLP(embed_dim, (hidden_dim * 2 // 3 + 7) // 8 * 8, dropout)
+        else:
+            self.mlp = MLP(embed_dim, hidden_dim, dropout, act)
         self.scale2 = LayerScale(embed_dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 

@@ -1,8 +1,8 @@
 """Tables that lead published weights to our parameter names.
 
 A key map sits beside the class it serves, as data: ``weights = [KeyMap('torchvision', ...)]``.
-It renames (regular expressions, in order), drops (each with its reason) and transforms tensors
-(reshape, split, transpose); names of ours never bend to a source's.
+It renames (regular expressions, in order), drops (each with its reason), transforms tensors
+(reshape, split, transpose) and merges several into one; names of ours never bend to a source's.
 
 Names are those inside the class. One that begins with ``../`` lies beside it: the map of a
 backbone names the classifier of published weights ``../head.fc.``.
@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Transform = Callable[[Tensor], 'Tensor | Mapping[str, Tensor]']
@@ -33,6 +34,9 @@ class KeyMap:
         transforms: ``(pattern, function)`` pairs; a function takes the tensor and returns one
             tensor, or a dict of suffix to tensor which replaces ``{key}`` in the pattern's match
             (to split a fused weight).
+        merges: ``(pattern, replacement, order)`` triples; new keys that the replacement makes equal
+            are joined along the first dimension, in the order that the pattern's first group has
+            in ``order`` (query, key and value of one projection).
         signature: patterns that must all be found in some key for the format to be recognised;
             by default the patterns of the renames must each be found.
 
@@ -45,6 +49,7 @@ class KeyMap:
     renames: Sequence[tuple[str, str]] = ()
     drops: Sequence[tuple[str, str]] = ()
     transforms: Sequence[tuple[str, Transform]] = ()
+    merges: Sequence[tuple[str, str, Sequence[str]]] = ()
     signature: Sequence[str] = field(default=())
 
     def rename(self, key: str) -> str:
@@ -94,6 +99,8 @@ class KeyMap:
                         f'{name!r}; make one of its renames more specific')
                 result[name] = value
                 origin[name] = key
+        for pattern, replacement, order in self.merges:
+            result = _merged(result, pattern, replacement, order)
         return result
 
     def matches(self, state: Mapping[str, Tensor]) -> bool:
@@ -110,3 +117,20 @@ class KeyMap:
                     return [(re.sub(pattern, new, name), part) for new, part in value.items()]
                 tensor = value
         return [(name, tensor)]
+
+
+def _merged(state: Mapping[str, Tensor], pattern: str, replacement: str,
+            order: Sequence[str]) -> dict[str, Tensor]:
+    """``state`` with each complete group of tensors joined; incomplete groups stay as they are."""
+    groups: dict[str, dict[str, str]] = {}
+    for key in state:
+        found = re.search(pattern, key)
+        if found:
+            groups.setdefault(re.sub(pattern, replacement, key), {})[found.group(1)] = key
+    complete = {name: [members[part] for part in order] for name, members in groups.items()
+                if set(members) == set(order)}
+    used = {key for keys in complete.values() for key in keys}
+    result = {key: tensor for key, tensor in state.items() if key not in used}
+    for name, keys in complete.items():
+        result[name] = torch.cat([state[key] for key in keys])
+    return result

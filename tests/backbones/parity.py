@@ -13,13 +13,15 @@ RELATIVE = 1e-4
 
 
 def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, size: int = 32,
-                         num_classes: int = 7, train: bool = True) -> None:
+                         num_classes: int = 7, train: bool = True,
+                         head: nn.Module | None = None, neck: nn.Module | None = None) -> None:
     """Outputs in training and evaluation, parameter counts and all gradients are equal."""
     torch.manual_seed(0)
     for p in peer.parameters():  # published inits hold zeros and ones, which would hide mistakes
         if p.ndim <= 1:
             nn.init.uniform_(p, 0.5, 1.0)
-    ours = ImageClassifier(backbone, head=LinearHead(num_classes, backbone.out_channels[-1]))
+    head = head or LinearHead(num_classes, backbone.out_channels[-1])
+    ours = ImageClassifier(backbone, neck, head=head)
     assert count(ours) == count(peer)
     ours.load_state_dict(loaded(key_map, peer.state_dict()))
 

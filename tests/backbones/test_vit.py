@@ -2,10 +2,14 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import SwiGLUPacked
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from openlab.backbones.vit import VisionTransformer
+from openlab.heads.distilled_head import DistilledHead
 from tests.backbones.parity import assert_equal_to_peer, count, key_map
 
 SMALL = {'embed_dim': 32, 'depth': 3, 'num_heads': 2, 'patch_size': 8, 'image_size': 32}
@@ -23,6 +27,13 @@ def test_vit_equals_torchvision_with_the_same_weights():
     ({'global_pool': 'avg'}, {'output': 'mean'}),
     ({'global_pool': 'avg', 'class_token': False}, {'output': 'mean', 'with_class_token': False}),
     ({'init_values': 0.1, 'qkv_bias': False}, {'layer_scale': 0.1, 'qkv_bias': False}),
+    ({'no_embed_class': True, 'init_values': 1e-6},  # DeiT III
+     {'with_prefix_position': False, 'layer_scale': 1e-6}),
+    ({'no_embed_class': True, 'reg_tokens': 4, 'init_values': 1e-5},  # DINOv2
+     {'with_prefix_position': False, 'num_registers': 4, 'layer_scale': 1e-5}),
+    ({'mlp_layer': SwiGLUPacked, 'mlp_ratio': 5.5, 'act_layer': torch.nn.SiLU},  # DINOv2-g
+     {'with_gated_mlp': True}),
+    ({'pre_norm': True}, {'with_pre_norm': True}),  # CLIP
 ])
 def test_vit_equals_timm_with_the_same_weights(theirs, ours):
     peer = TimmViT(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=7,
@@ -33,10 +44,17 @@ def test_vit_equals_timm_with_the_same_weights(theirs, ours):
 
 @pytest.mark.parametrize(('size', 'name'), [
     ('tiny', 'vit_tiny_patch16_224'), ('small', 'vit_small_patch16_224'),
-    ('base', 'vit_base_patch16_224'), ('large', 'vit_large_patch16_224')])
+    ('medium', 'deit3_medium_patch16_224'), ('base', 'vit_base_patch16_224'),
+    ('large', 'vit_large_patch16_224'), ('huge', 'deit3_huge_patch14_224'),
+    ('giant', 'vit_giant_patch14_dinov2')])
 def test_parameter_count_equals_timm(size, name):
+    extra = {
+        'medium': {'with_prefix_position': False, 'layer_scale': 1e-6},
+        'huge': {'with_prefix_position': False, 'layer_scale': 1e-6, 'patch_size': 14},
+        'giant': {'with_gated_mlp': True, 'layer_scale': 1e-5, 'patch_size': 14, 'image_size': 518},
+    }
     with torch.device('meta'):
-        ours = VisionTransformer(size)
+        ours = VisionTransformer(size, **extra.get(size, {}))
         peer = timm.create_model(name, num_classes=0)
     assert count(ours) == count(peer)
 
@@ -46,6 +64,57 @@ def test_parameter_count_equals_torchvision():
         ours = VisionTransformer('base', patch_size=32)
         peer = torchvision.models.vit_b_32()
     assert count(ours) == count(peer) - count(peer.heads)
+
+
+def test_distilled_deit_equals_timm_with_the_same_weights():
+    peer = VisionTransformerDistilled(
+        img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=7)
+    ours = VisionTransformer(**SMALL, with_distill_token=True)
+    assert ours.out_channels == (32, 32)
+    assert_equal_to_peer(ours, peer, key_map(VisionTransformer, 'timm'),
+                         head=DistilledHead(7, 32))
+
+
+@pytest.mark.parametrize('gated', [False, True])
+def test_dinov2_with_registers_equals_transformers(gated):
+    torch.manual_seed(0)
+    peer = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
+        use_swiglu_ffn=gated)).eval()
+    ours = VisionTransformer(embed_dim=32, depth=2, num_heads=2, image_size=28, patch_size=14,
+                             num_registers=4, layer_scale=1.0, with_gated_mlp=gated).eval()
+    for p in peer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    source = key_map(VisionTransformer, 'transformers')
+    assert source.matches(peer.state_dict())
+    ours.load_state_dict(source.apply(peer.state_dict()))
+    images = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(
+        ours(images)[0], peer(images).pooler_output, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(('arguments', 'extra'), [
+    ({}, {}),
+    ({'with_distill_token': True}, {'dist_token': (1, 1, 32)}),
+    ({'layer_scale': 0.1}, {'layers.0.attn.gamma1.weight': (32,),
+                            'layers.0.ffn.gamma2.weight': (32,)}),
+    ({'with_pre_norm': True}, {'pre_norm.weight': (32,), 'pre_norm.bias': (32,)}),
+])
+def test_names_of_openmmlab_are_all_accounted_for(arguments, extra):
+    ours = VisionTransformer(embed_dim=32, depth=1, num_heads=2, image_size=32, patch_size=8,
+                             **arguments)
+    block = {'ln1.weight': (32,), 'ln1.bias': (32,), 'attn.qkv.weight': (96, 32),
+             'attn.qkv.bias': (96,), 'attn.proj.weight': (32, 32), 'attn.proj.bias': (32,),
+             'ln2.weight': (32,), 'ln2.bias': (32,), 'ffn.layers.0.0.weight': (128, 32),
+             'ffn.layers.0.0.bias': (128,), 'ffn.layers.1.weight': (32, 128),
+             'ffn.layers.1.bias': (32,)}
+    theirs = {'cls_token': (1, 1, 32), 'pos_embed': (1, 17 + ('dist_token' in extra), 32),
+              'patch_embed.projection.weight': (32, 3, 8, 8), 'ln1.weight': (32,),
+              'ln1.bias': (32,), **{f'layers.0.{k}': v for k, v in block.items()}, **extra}
+    if 'with_pre_norm' not in arguments:
+        theirs['patch_embed.projection.bias'] = (32,)
+    ours.load_state_dict(key_map(VisionTransformer, 'openmmlab').apply(
+        {name: torch.zeros(shape) for name, shape in theirs.items()}))
 
 
 def test_intermediate_maps_equal_timm():
@@ -96,6 +165,7 @@ def test_positions_and_class_token_are_kept_out_of_weight_decay():
     ({'image_size': 30}, 'image_size=30 must be a multiple of patch_size=16'),
     ({'output': 'token'}, "not 'token'"),
     ({'with_class_token': False}, 'needs with_class_token=True'),
+    ({'with_distill_token': True, 'output': 'mean'}, "needs output='class_token'"),
     ({'out_stages': (3,)}, "out_stages needs output='maps'"),
     ({'embed_dim': 50, 'num_heads': 3}, 'cannot be split'),
 ])

@@ -55,3 +55,13 @@ def test_names_beside_a_module_are_placed_relative_to_where_it_sits():
     assert list(key_map.apply_at('student.backbone.', state)) == [
         'student.backbone.conv.weight', 'student.head.fc.weight']
     assert list(key_map.apply_at('', state)) == ['conv.weight']
+
+
+def test_query_key_and_value_are_merged_in_the_given_order_where_all_are_there():
+    key_map = KeyMap('x', merges=[(r'\.([qkv])_proj\.', '.qkv.', ('q', 'k', 'v'))])
+    state = {f'{b}.{n}_proj.weight': torch.full((1, 2), i)
+             for b in (0, 1) for i, n in enumerate('vqk')}
+    del state['1.k_proj.weight']
+    result = key_map.apply(state)
+    assert set(result) == {'0.qkv.weight', '1.q_proj.weight', '1.v_proj.weight'}
+    assert result['0.qkv.weight'].tolist() == [[1, 1], [2, 2], [0, 0]]

@@ -1,0 +1,70 @@
+"""Two linear classifiers, one of which learns from a teacher, and the mean of both.
+
+Touvron et al., DeiT, https://arxiv.org/abs/2012.12877, section 4
+
+B batch · C channels · K classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from openlab.heads.linear_head import LinearHead
+from openlab.losses.base import ClassificationLoss
+from openlab.registry import MODELS
+from openlab.zoo.key_map import KeyMap
+
+
+@MODELS.register_module()
+class DistilledHead(LinearHead):
+    """Classify the features of the class token and those of the distillation token.
+
+    Without a teacher both classifiers are trained as one: by the mean of their logits.
+
+    Args:
+        num_classes: number of classes.
+        in_channels: channels of the features; by default what feeds the head.
+        dropout: probability to drop a feature in training.
+        loss: compares logits with targets; by default cross entropy.
+        init_std: deviation of the first weights.
+    """
+
+    weights = (
+        KeyMap('openmmlab',
+               ((r'^layers\.head\.', 'fc.'), (r'^layers\.head_dist\.', 'fc_distill.')),
+               signature=(r'^layers\.head_dist\.',)),
+        KeyMap('openmmlab',
+               ((r'^head\.', 'fc.'), (r'^(?:dist_head|head_dist)\.', 'fc_distill.')),
+               signature=(r'^(?:dist_head|head_dist)\.',)),
+    )
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int | None = None,
+        dropout: float = 0.0,
+        loss: ClassificationLoss | None = None,
+        init_std: float = 0.01,
+    ):
+        super().__init__(num_classes, in_channels, None, dropout, loss, init_std)
+        self.fc_distill = nn.Linear(self.fc.in_features, num_classes)
+        nn.init.normal_(self.fc_distill.weight, std=init_std)
+        nn.init.zeros_(self.fc_distill.bias)
+
+    def forward(self, feats: Sequence[Tensor]) -> Tensor:
+        """Mean of both classifiers' logits, (B, K)."""
+        return self.branches(feats).mean(0)
+
+    def branches(self, feats: Sequence[Tensor]) -> Tensor:
+        """Logits of the class token and of the distillation token, (2, B, K).
+
+        Args:
+            feats: the last two are the features of class and distillation token; a single one
+                serves both.
+        """
+        class_feats, distill_feats = self.pool(feats[max(len(feats) - 2, 0)]), self.pool(feats[-1])
+        return torch.stack([self.fc(self.dropout(class_feats)),
+                            self.fc_distill(self.dropout(distill_feats))])
