@@ -72,22 +72,20 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int])
 
 
 def _fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Even-odd rule along every row of pixel centres."""
+    """Even-odd rule: a centre is inside where an odd number of edges lies left of it."""
     x1, y1 = points.T
     x2, y2 = np.roll(points, -1, axis=0).T
-    inside = np.zeros((height, width), dtype=bool)
-    first = max(0, int(np.floor(points[:, 1].min())))
-    last = min(height, int(np.ceil(points[:, 1].max())))
-    centers = np.arange(width) + 0.5
-    for row in range(first, last):
-        y = row + 0.5
-        crossed = (y1 <= y) != (y2 <= y)
-        if not crossed.any():
-            continue
-        a, b, c, d = x1[crossed], y1[crossed], x2[crossed], y2[crossed]
-        crossings = np.sort(a + (y - b) * (c - a) / (d - b))
-        inside[row] = np.searchsorted(crossings, centers, side='right') % 2 == 1
-    return inside
+    # An edge crosses the centres of the rows from its upper end to before its lower one.
+    first = np.clip(np.ceil(np.minimum(y1, y2) - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(np.maximum(y1, y2) - 0.5), 0, height).astype(np.int64)
+    counts = last - first
+    edge = np.repeat(np.arange(len(points)), counts)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    x = x1[edge] + (row + 0.5 - y1[edge]) * (x2[edge] - x1[edge]) / (y2[edge] - y1[edge])
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    crossings = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
+    inside = crossings.reshape(height, width + 1)[:, :width].cumsum(axis=1) % 2
+    return inside.astype(bool)
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:

@@ -48,10 +48,14 @@ class BaseDataset(TorchDataset, ABC):
             in the current folder, then beside the config.
         pipeline: transforms, applied in order to each item.
         classes: names, to fix their order or take a subset; by default read from the files.
+        make: called with ``data_root`` before anything is read; makes the data if they are not
+            there yet.
     """
 
     def __init__(self, data_root: str | Path = '', pipeline: Sequence[Transform] = (),
-                 classes: Sequence[str] | None = None):
+                 classes: Sequence[str] | None = None,
+                 make: Callable[[Path], Any] | None = None):
+        self.make = make
         self.data_root = resolve_root(data_root)
         self.pipeline = Compose(pipeline)
         self.given_classes = None if classes is None else tuple(classes)
@@ -71,6 +75,8 @@ class BaseDataset(TorchDataset, ABC):
             DataError: if no item is left.
         """
         if self._annotations is None:
+            if self.make is not None:
+                self.make(self.data_root)
             found = self.load()
             if not len(found.table):
                 raise DataError(self._why_empty(found.dropped))
@@ -110,6 +116,17 @@ class BaseDataset(TorchDataset, ABC):
                 return self.table.column(name)
         raise ValueError(f'{type(self).__name__} has no labels; its records hold '
                          f'{list(self.table.columns)}')
+
+    def sizes(self) -> np.ndarray:
+        """(H, W) of every image as the annotations tell, (N, 2), for batches of one shape.
+
+        Raises:
+            ValueError: if the annotations do not tell.
+        """
+        if 'height' not in self.table.columns or 'width' not in self.table.columns:
+            raise ValueError(f'{type(self).__name__} does not know the sizes of its images; its '
+                             f'records hold {list(self.table.columns)}')
+        return np.stack([self.table.column('height'), self.table.column('width')], axis=1)
 
     def prepare(self, index: int) -> Results:
         """Results that the pipeline starts from."""

@@ -73,6 +73,12 @@ class DatasetWrapper(TorchDataset, ABC):
         places = [self.locate(i) for i in range(len(self))]
         return [columns[id(dataset)][inner] for dataset, inner in places]
 
+    def sizes(self) -> np.ndarray:
+        """(H, W) of all images, (N, 2)."""
+        columns = {id(part): part.sizes() for part in self.parts()}
+        places = [self.locate(i) for i in range(len(self))]
+        return np.array([columns[id(dataset)][inner] for dataset, inner in places])
+
 
 @DATASETS.register_module()
 class RepeatDataset(DatasetWrapper):

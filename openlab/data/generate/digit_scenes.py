@@ -261,7 +261,8 @@ class _PartWriter:
             'info': info, 'images': self.images, 'annotations': self.objects,
             'categories': things})
         colours = [list(c) for c in PALETTE]
-        both = [{**c, 'isthing': 1, 'color': colours[c['id']]} for c in things]
+        both: list[dict[str, Any]] = [{**c, 'isthing': 1, 'color': colours[i]}
+                                      for i, c in enumerate(things, start=1)]
         both.append({'id': BACKGROUND_ID, 'name': CLASSES[0], 'supercategory': 'background',
                      'isthing': 0, 'color': colours[0]})
         _write_json(self.folder / 'annotations' / f'panoptic_{self.part}.json', {

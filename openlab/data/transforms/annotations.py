@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from openlab.data.errors import DataError
+from openlab.data.maps import read_panoptic_map, read_semantic_map
 from openlab.data.transforms.base import Results, Transform
 from openlab.data.transforms.geometry import select_objects
-from openlab.data.transforms.loading import read_map
 from openlab.registry import TRANSFORMS
 from openlab.structures.masks import polygons_to_mask, rle_to_mask
 
@@ -21,12 +21,14 @@ class LoadAnnotations(Transform):
 
     Reads ``boxes`` (lists of four numbers), ``labels``, ``is_crowd``, ``segmentation`` (for each
     object polygons or run lengths), ``keypoints`` (for each object J times x, y, visibility) and
-    ``seg_path`` (an image of class indices), as far as the record has them.
+    ``seg_path`` (an image of class indices; ``map_format`` says how to read it) and
+    ``panoptic_path`` with ``segments_info``, as far as the record has them. A panoptic image
+    gives ``panoptic_map``, ``segments``, ``semantic_map``, and boxes, labels and masks of things.
 
     Args:
         box_format: how the file writes boxes: ``xyxy``, ``xywh`` or ``cxcywh``, in pixels.
         with_masks: make masks of ``segmentation``.
-        with_map: read the semantic map.
+        with_map: read the semantic map; for panoptic images make one.
         drop_invalid: drop boxes without area (after cutting at the borders); else they are an
             error.
         map_offset: added to the class indices of the map; -1 with 0 as "none" makes that 255.
@@ -46,10 +48,13 @@ class LoadAnnotations(Transform):
     def __call__(self, results: Results) -> Results:
         """Convert and check every field that is there."""
         size = results['img'].shape[:2]
+        if results.get('panoptic_path') is not None:
+            self._read_panoptic(results, size)
         if results.get('boxes') is not None:
             results['boxes'] = self._boxes(results['boxes'])
         count = len(results['boxes']) if results.get('boxes') is not None else None
-        for key, dtype in (('labels', np.int64), ('is_crowd', bool)):
+        for key, dtype in (('labels', np.int64), ('is_crowd', bool),
+                           ('areas', np.float32), ('ann_ids', np.int64)):
             if results.get(key) is not None:
                 results[key] = _per_object(key, np.asarray(results[key], dtype=dtype), count)
         if results.get('keypoints') is not None:
@@ -61,7 +66,8 @@ class LoadAnnotations(Transform):
             stacked = np.stack(masks) if masks else np.zeros((0, *size), np.uint8)
             results['masks'] = _per_object('segmentation', stacked, count)
         if self.with_map and results.get('seg_path') is not None:
-            results['semantic_map'] = self._map(results['seg_path'], size)
+            form = results.pop('map_format', {})
+            results['semantic_map'] = self._map(results['seg_path'], size, form)
         if count is not None:
             self._clip(results, size)
         return results
@@ -79,14 +85,39 @@ class LoadAnnotations(Transform):
             boxes = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
         return boxes
 
-    def _map(self, path: str | Path, size: tuple[int, int]) -> np.ndarray:
-        found = read_map(path)
+    def _map(self, path: str | Path, size: tuple[int, int],
+             form: dict[str, Any]) -> np.ndarray:
+        found = read_semantic_map(path, **form)
         if found.shape != size:
             raise DataError(f'the semantic map {path} is {found.shape} but its image is {size}')
         if not self.map_offset:
             return found
         shifted = found.astype(np.int64) + self.map_offset
         return np.where((shifted < 0) | (found == 255), 255, shifted)
+
+    def _read_panoptic(self, results: Results, size: tuple[int, int]) -> None:
+        path, listed = results['panoptic_path'], results.pop('segments_info')
+        numbers = read_panoptic_map(path, listed)
+        if numbers.shape != size:
+            raise DataError(f'the panoptic map {path} is {numbers.shape} but its image is {size}')
+        results['panoptic_map'] = numbers
+        results['segments'] = [
+            {'id': n, 'label': s['label'], 'is_thing': s['is_thing'], 'is_crowd': s['is_crowd']}
+            for n, s in enumerate(listed, start=1)]
+        if self.with_map:
+            classes = np.array([255, *(s['label'] for s in listed)], dtype=np.uint8)
+            results['semantic_map'] = classes[numbers]
+        things = [n for n, s in enumerate(listed, start=1) if s['is_thing']]
+        masks = numbers == np.array(things, dtype=numbers.dtype).reshape(-1, 1, 1)
+        results['labels'] = np.array([listed[n - 1]['label'] for n in things], dtype=np.int64)
+        results['is_crowd'] = np.array([listed[n - 1]['is_crowd'] for n in things], dtype=bool)
+        results['areas'] = masks.sum(axis=(1, 2)).astype(np.float32)
+        results['boxes'] = bounds_of(masks)
+        if self.box_format != 'xyxy':
+            raise DataError(f"panoptic images give boxes as 'xyxy'; LoadAnnotations has "
+                            f'box_format={self.box_format!r}')
+        if self.with_masks:
+            results['masks'] = masks.view(np.uint8)
 
     def _clip(self, results: Results, size: tuple[int, int]) -> None:
         height, width = size
@@ -98,6 +129,16 @@ class LoadAnnotations(Transform):
                             f'{results["boxes"][bad].tolist()} (xyxy)')
         results['boxes'] = boxes
         select_objects(results, valid)
+
+
+def bounds_of(masks: np.ndarray) -> np.ndarray:
+    """Tightest boxes around masks (N, H, W), (N, 4) xyxy float32; zeros for empty masks."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(rows):
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
 
 
 def _per_object(name: str, array: np.ndarray, count: int | None) -> np.ndarray:

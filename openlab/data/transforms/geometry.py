@@ -21,6 +21,8 @@ from openlab.data.transforms.base import Results, Transform
 Role = Literal['image', 'mask', 'map']
 Fill = int | tuple[int, int, int]
 IGNORE = 255
+PER_OBJECT = ('boxes', 'labels', 'is_crowd', 'masks', 'keypoints', 'scores', 'areas', 'ann_ids')
+"""Results with one entry for each object."""
 
 INTERPOLATIONS = {
     'nearest': cv2.INTER_NEAREST_EXACT,
@@ -221,6 +223,6 @@ def select_objects(results: Results, keep: np.ndarray) -> None:
     """Keep some of the objects in every field that has one entry for each, in place."""
     if keep.all():
         return
-    for key in ('boxes', 'labels', 'is_crowd', 'masks', 'keypoints', 'scores'):
+    for key in PER_OBJECT:
         if results.get(key) is not None:
             results[key] = results[key][keep]

@@ -14,7 +14,8 @@ from openlab.registry import TRANSFORMS
 
 _SCALES = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
            8: cv2.IMREAD_REDUCED_COLOR_8}
-_TIED_TO_IMAGE = ('boxes', 'segmentation', 'masks', 'keypoints', 'seg_path', 'semantic_map')
+_TIED_TO_IMAGE = ('boxes', 'segmentation', 'masks', 'keypoints', 'seg_path', 'semantic_map',
+                  'panoptic_path')
 
 
 @TRANSFORMS.register_module()

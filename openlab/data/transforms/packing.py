@@ -17,6 +17,7 @@ from openlab.structures.data_sample import DataSample
 
 META_KEYS = ('img_path', 'img_id', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
              'flip_direction', 'matrix')
+EXTRA_KEYS = ('areas', 'ann_ids')
 FIELDS: dict[str, torch.dtype] = {
     'label': torch.int64, 'label_probs': torch.float32, 'boxes': torch.float32,
     'labels': torch.int64, 'is_crowd': torch.bool, 'masks': torch.bool,
@@ -55,12 +56,13 @@ class PackInputs(Transform):
 
     Args:
         meta_keys: results to keep in ``sample.meta``, on top of the usual ones.
-        extra_keys: results to keep in ``sample.extra``; arrays become tensors.
+        extra_keys: results to keep in ``sample.extra``, on top of ``areas`` and ``ann_ids`` of
+            objects; arrays become tensors.
     """
 
     def __init__(self, meta_keys: Sequence[str] = (), extra_keys: Sequence[str] = ()):
         self.meta_keys = tuple(dict.fromkeys((*META_KEYS, *meta_keys)))
-        self.extra_keys = tuple(extra_keys)
+        self.extra_keys = tuple(dict.fromkeys((*EXTRA_KEYS, *extra_keys)))
 
     def __call__(self, results: Results) -> dict[str, Any]:
         """``{'inputs': tensor, 'sample': DataSample}``."""
@@ -68,7 +70,7 @@ class PackInputs(Transform):
                   if results.get(name) is not None}
         sample = DataSample(
             meta={k: results[k] for k in self.meta_keys if k in results},
-            text=results.get('text'), segments=results.get('segments'),
+            text=results.get('text'), segments=_segments_left(results),
             extra={k: _extra(results[k]) for k in self.extra_keys if k in results},
             **fields,
         )
@@ -88,6 +90,15 @@ def image_to_tensor(image: np.ndarray) -> Tensor:
     planes = np.empty((image.shape[2], *image.shape[:2]), np.uint8)
     cv2.split(np.ascontiguousarray(image), list(planes))
     return torch.from_numpy(planes)
+
+
+def _segments_left(results: Results) -> list[dict[str, Any]] | None:
+    """Segments that the panoptic map still shows: crops take some away."""
+    segments = results.get('segments')
+    if segments is None or results.get('panoptic_map') is None:
+        return segments
+    counts = np.bincount(results['panoptic_map'].ravel())
+    return [s for s in segments if s['id'] < len(counts) and counts[s['id']]]
 
 
 def _tensor(name: str, value: Any, dtype: torch.dtype) -> Tensor:
