@@ -97,3 +97,12 @@ def test_soft_labels_are_mixed_again_and_wrong_labels_named():
     assert mixed[0].label_probs.sum().item() == pytest.approx(1)
     with pytest.raises(ValueError, match=r'label 5 .* num_classes - 1 = 1'):
         MixUp(2)(torch.rand(2, 3, 2, 2), samples_of([0, 5]))
+
+
+def test_channels_last_changes_the_layout_and_no_value():
+    inputs = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    plain = ImagePreprocessor(MEAN, STD)({'inputs': inputs})['inputs']
+    found = ImagePreprocessor(MEAN, STD, channels_last=True)({'inputs': inputs})['inputs']
+    assert torch.equal(found, plain)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.is_contiguous(memory_format=torch.channels_last)
