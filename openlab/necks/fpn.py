@@ -37,8 +37,8 @@ class FPN(nn.Module):
         KeyMap(
             'torchvision',
             [
-                (r'^inner_blocks\.(\d+)\.0\.', r'lateral.\1.'),
-                (r'^layer_blocks\.(\d+)\.0\.', r'smooth.\1.'),
+                (r'^inner_blocks\.(\d+)\.(?:0\.)?', r'lateral.\1.'),  # older files lack the 0
+                (r'^layer_blocks\.(\d+)\.(?:0\.)?', r'smooth.\1.'),
                 (r'^extra_blocks\.', ''),
             ],
             signature=[r'^inner_blocks\.'],

@@ -1,0 +1,243 @@
+"""Mask R-CNN: Faster R-CNN that also draws each object's outline.
+
+Paper: Mask R-CNN, https://arxiv.org/abs/1703.06870.
+
+Idea: a third small network looks at regions, a convolutional one, and says for every cell of a
+28 x 28 grid over the region whether it belongs to the object. It answers for each class
+separately; which of the answers counts is the box head's affair, so that classes need not
+compete for a cell.
+
+What differs from the paper: nothing known; truth is sampled onto the grid by RoI align, as in
+torchvision. Boxes and proposals are ``faster_rcnn.py``'s.
+
+B batch · R regions of all images · N objects in an image · K classes · M side of the grid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from openlab.algorithms.detection.faster_rcnn import (
+    BoxHead,
+    BoxOutputs,
+    FasterRCNN,
+    FirstStage,
+    Proposals,
+    RegionTargets,
+    RPNHead,
+    RPNOutputs,
+    Size,
+    size_of,
+)
+from openlab.layers.roi import PyramidRoIAlign, to_rois
+from openlab.registry import MODELS
+from openlab.structures.data_sample import DataSample
+from openlab.zoo.key_map import KeyMap
+
+
+class MaskRCNNOutputs(NamedTuple):
+    """All raw outputs for a batch; masks (R, K, M, M) are those of the proposals."""
+
+    rpn: RPNOutputs
+    proposals: Proposals
+    box: BoxOutputs
+    mask_logits: Tensor
+
+
+@MODELS.register_module()
+class MaskHead(nn.Module):
+    """Convolutions on the features of each region, enlarged once, one map for each class.
+
+    Args:
+        num_classes: K.
+        in_channels: channels of every level; taken from the neck where left out.
+        hidden: channels of all convolutions.
+        num_convs: 3x3 convolutions before the enlargement.
+        pool: cuts out the features.
+        threshold: pixels above this probability belong to the object.
+    """
+
+    weights = (
+        KeyMap(
+            'torchvision',
+            [
+                (r'^mask_head\.(\d)\.0\.', r'convs.\1.'),
+                *((rf'^mask_head\.mask_fcn{i + 1}\.', f'convs.{i}.') for i in range(4)),
+                (r'^mask_predictor\.conv5_mask\.', 'enlarge.'),
+                (r'^mask_predictor\.mask_fcn_logits\.', 'mask_out.'),
+            ],
+            # There the background has a map of its own, which nothing uses.
+            transforms=[(r'^mask_out\.', lambda rows: rows[1:])],
+            signature=[r'^mask_predictor\.conv5_mask\.'],
+        ),
+    )
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int | None = None,
+        hidden: int = 256,
+        num_convs: int = 4,
+        pool: PyramidRoIAlign | None = None,
+        threshold: float = 0.5,
+    ):
+        super().__init__()
+        if in_channels is None:
+            raise ValueError('MaskHead needs in_channels: nothing feeds it that has out_channels')
+        self.num_classes, self.threshold = num_classes, threshold
+        self.pool = pool or PyramidRoIAlign(14)
+        channels = [in_channels, *[hidden] * num_convs]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(channels)
+        )
+        self.enlarge = nn.ConvTranspose2d(channels[-1], hidden, 2, stride=2)
+        self.mask_out = nn.Conv2d(hidden, num_classes, 1)
+        for module in (*self.convs, self.enlarge, self.mask_out):
+            nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            nn.init.zeros_(module.bias)
+
+    def forward(self, feats: Sequence[Tensor], rois: Tensor, image_size: Size) -> Tensor:
+        """Logits (R, K, M, M) of regions.
+
+        Args:
+            feats: levels of the pyramid, finest first.
+            rois: index of the image and xyxy in pixels of the padded input, (R, 5).
+            image_size: (H, W) of the padded input.
+        """
+        x = self.pool(feats, rois, image_size)
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return self.mask_out(F.relu(self.enlarge(x)))
+
+    def loss(
+        self, logits: Tensor, targets: list[RegionTargets], samples: list[DataSample]
+    ) -> dict[str, Tensor]:
+        """Binary cross entropy on the map of the true class.
+
+        Args:
+            logits: for the regions of all images in a row.
+            targets: those regions, image by image; each has an object.
+            samples: with the true masks.
+        """
+        goals = []
+        for target, sample in zip(targets, samples, strict=True):
+            rois = torch.cat([target.matched[:, None].to(target.boxes), target.boxes], dim=1)
+            masks = masks_of(sample)[:, None].to(target.boxes)
+            goals.append(roi_align(masks, rois, logits.shape[-1])[:, 0])
+        labels = torch.cat([t.labels for t in targets])
+        if not len(labels):
+            return {'loss_mask': logits.sum() * 0}
+        chosen = logits[torch.arange(len(labels), device=labels.device), labels]
+        return {'loss_mask': F.binary_cross_entropy_with_logits(chosen, torch.cat(goals))}
+
+    def predict(self, logits: Tensor, found: DataSample, image_size: Size) -> DataSample:
+        """Add masks (N, H, W) to the detections in one image.
+
+        Args:
+            logits: for each of the N boxes of ``found``, (N, K, M, M).
+            found: with ``boxes`` and ``labels``.
+            image_size: (H, W) of the padded input.
+        """
+        assert found.boxes is not None and found.labels is not None
+        index = torch.arange(len(found.labels), device=logits.device)
+        probs = logits[index, found.labels].float().sigmoid()
+        pasted = paste_masks(probs, found.boxes, size_of(found, image_size))
+        return replace(found, masks=pasted > self.threshold)
+
+
+@MODELS.register_module()
+class MaskRCNN(FasterRCNN):
+    """Faster R-CNN with a third head.
+
+    Args:
+        backbone: image (B, 3, H, W) to a tuple of maps.
+        neck: maps to the levels of a pyramid.
+        rpn_head: the first stage.
+        box_head: the second stage.
+        mask_head: draws masks.
+        preprocessor: see ``Algorithm``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        rpn_head: RPNHead,
+        box_head: BoxHead,
+        mask_head: MaskHead,
+        preprocessor: nn.Module | None = None,
+    ):
+        super().__init__(backbone, neck, rpn_head, box_head, preprocessor)
+        self.mask_head = mask_head
+
+    def both_stages(self, outputs: FirstStage) -> NamedTuple:
+        """All heads on every proposal; shapes do not depend on data."""
+        feats, rpn = outputs
+        proposals = self.propose_without_samples(rpn)
+        where = to_rois(list(proposals.boxes)), rpn.image_size
+        return MaskRCNNOutputs(
+            rpn, proposals, self.box_head(feats, *where), self.mask_head(feats, *where))
+
+    def region_losses(
+        self, feats: tuple[Tensor, ...], targets: list[RegionTargets], samples: list[DataSample],
+        image_size: Size,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The losses of the box head, and of masks on the regions that have an object."""
+        losses = super().region_losses(feats, targets, samples, image_size)
+        positive = [RegionTargets(*(part[t.matched >= 0] for part in t)) for t in targets]
+        logits = self.mask_head(feats, to_rois([t.boxes for t in positive]), image_size)
+        return losses | self.mask_head.loss(logits, positive, samples)
+
+    def predict(self, outputs: FirstStage, samples: list[DataSample]) -> list[DataSample]:
+        """Best boxes of each image with their masks, in pixels of the network's input."""
+        found = super().predict(outputs, samples)
+        size = outputs.rpn.image_size
+        boxes = [f.boxes for f in found if f.boxes is not None]
+        logits = self.mask_head(outputs.feats, to_rois(boxes), size)
+        parts = logits.split([len(f) for f in found])
+        return [self.mask_head.predict(part, f, size) for part, f in zip(parts, found)]
+
+
+def masks_of(sample: DataSample) -> Tensor:
+    """Masks (N, H, W) to learn from, beside the boxes of ``truth_of``; crowds are left out.
+
+    Raises:
+        ValueError: if the sample has none.
+    """
+    if sample.masks is None:
+        name = sample.meta.get('img_path', sample.meta.get('img_id', '?'))
+        raise ValueError(f'sample {name} has no masks; Mask R-CNN cannot learn from it')
+    return sample.masks if sample.is_crowd is None else sample.masks[~sample.is_crowd]
+
+
+def paste_masks(probs: Tensor, boxes: Tensor, size: Size) -> Tensor:
+    """Stretch grids over their boxes, (N, H, W), zero outside.
+
+    Args:
+        probs: (N, M, M).
+        boxes: xyxy in pixels, (N, 4).
+        size: (H, W) of the image.
+    """
+    height, width = size
+    out = probs.new_zeros(len(probs), height, width)
+    # A border of zeros, so that masks end softly at the edge of their box, not abruptly.
+    M = probs.shape[-1]
+    padded = F.pad(probs, (1, 1, 1, 1))[:, None]
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    half = half * (M + 2) / M
+    corners = torch.cat([centre - half, centre + half], dim=1).long().tolist()
+    for canvas, grid, (x0, y0, x1, y1) in zip(out, padded, corners):
+        shape = (max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1))
+        grown = F.interpolate(grid[None], shape, mode='bilinear', align_corners=False)[0, 0]
+        top, left = max(y0, 0), max(x0, 0)
+        part = grown[top - y0 : height - y0, left - x0 : width - x0]
+        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return out
