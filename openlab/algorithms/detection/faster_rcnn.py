@@ -165,7 +165,7 @@ class RPNHead(nn.Module):
     def __init__(
         self,
         in_channels: int | None = None,
-        anchors: nn.Module | None = None,
+        anchors: AnchorGenerator | None = None,
         assigner: nn.Module | None = None,
         sampler: nn.Module | None = None,
         train_limits: ProposalLimits | None = None,
@@ -182,9 +182,11 @@ class RPNHead(nn.Module):
         self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.score_out = nn.Conv2d(in_channels, self.anchors.num_shapes, 1)
         self.box_out = nn.Conv2d(in_channels, self.anchors.num_shapes * 4, 1)
-        for module in (self.conv, self.score_out, self.box_out):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith('bias'):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=0.01)
 
     def forward(self, feats: Sequence[Tensor], image_size: Size) -> RPNOutputs:
         """Score and move every anchor of every level."""
