@@ -623,7 +623,9 @@ def panoptic_prediction(probs: Tensor, masks: Tensor, stuff: Sequence[int],
             ids[i] = stuff_ids[label]
             continue
         ids[i] = len(segments) + 1
-        segments.append({'id': ids[i], 'label': label, 'score': score, 'is_crowd': False})
+        segments.append({
+            'id': ids[i], 'label': label, 'score': score, 'is_thing': label not in stuff,
+            'is_crowd': False})
         if label in stuff:
             stuff_ids[label] = ids[i]
     return {
