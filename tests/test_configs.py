@@ -37,6 +37,9 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'MobileNetV2': lambda cfg: {'width': 0.25, 'last_channels': 32},
     'VisionTransformer': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
+    'SwinTransformer': lambda cfg: {
+        'size': 'tiny', 'embed_dim': 16, 'num_blocks': (1, 2), 'num_heads': (2, 2),
+        'window_size': 4, 'drop_path': 0.0, 'out_stages': (3,)},
     'LlamaDecoder': lambda cfg: {
         'embed_dim': 32, 'num_layers': 2, 'num_heads': 2, 'num_kv_heads': 1},
 }

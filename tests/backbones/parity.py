@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,8 @@ def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, 
             nn.init.uniform_(p, 0.5, 1.0)
     head = head or LinearHead(num_classes, backbone.out_channels[-1])
     ours = ImageClassifier(backbone, neck, head=head)
-    assert count(ours) == count(peer)
+    named = loaded(key_map, dict(peer.named_parameters()))  # less what the map drops
+    assert count(ours) == sum(p.numel() for p in named.values())
     ours.load_state_dict(loaded(key_map, peer.state_dict()))
 
     images = torch.randn(2, 3, size, size)
@@ -30,7 +33,9 @@ def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, 
         ours.train(mode), peer.train(mode)
         torch.testing.assert_close(ours(images), peer(images), rtol=RELATIVE, atol=1e-5)
 
-    weight = torch.randn(2, num_classes)
+    # In double precision: gradients that are small sums of large terms are lost to rounding.
+    ours.double(), peer.double()
+    images, weight = images.double(), torch.randn(2, num_classes).double()
     (ours(images) * weight).sum().backward()
     (peer(images) * weight).sum().backward()
     grads = loaded(key_map, {n: p.grad for n, p in peer.named_parameters()})
@@ -54,8 +59,17 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def key_map(backbone: type, source: str) -> KeyMap:
-    """The key map of ``backbone`` for ``source``."""
-    return next(m for m in backbone.weights if m.source == source)
+def key_map(backbone: type, source: str, state: dict[str, Tensor] | None = None) -> KeyMap:
+    """The (first) key map of ``backbone`` for ``source``, and for names as in ``state``."""
+    return next(m for m in backbone.weights
+                if m.source == source and (state is None or m.matches(state)))
 
 
+def assert_names_fit(module: nn.Module, key_map: KeyMap, shapes: dict[str, Sequence[int]]) -> None:
+    """Names and shapes of published weights are, once mapped, those of ``module``."""
+    theirs = {name: torch.empty(tuple(shape), device='meta') for name, shape in shapes.items()}
+    assert key_map.matches(theirs)
+    mapped = {n: tuple(t.shape) for n, t in key_map.apply(theirs).items()
+              if not n.startswith('../') and not n.endswith('num_batches_tracked')}
+    assert mapped == {n: tuple(t.shape) for n, t in module.state_dict().items()
+                      if not n.endswith('num_batches_tracked')}
