@@ -67,6 +67,8 @@ class DataLoader(TorchDataLoader):
             raise ValueError(f'batch_size must be a positive whole number, got {batch_size!r}')
         sized: Any = dataset
         sampler = DefaultSampler(sized, shuffle=False) if sampler is None else sampler
+        if hasattr(sampler, 'set_batch_size'):
+            sampler.set_batch_size(batch_size)
         workers = default_num_workers(sampler.world_size) if num_workers is None else num_workers
         if pin_memory is None:
             pin_memory = torch.accelerator.is_available()

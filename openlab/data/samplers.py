@@ -138,6 +138,59 @@ class DefaultSampler(Sampler):
 
 
 @SAMPLERS.register_module()
+class AspectRatioSampler(Sampler):
+    """Each item once an epoch, in batches of similar aspect ratio, which need little padding.
+
+    The order is made of whole batches of all processes, so it resumes at any position as every
+    other does. Only the last batches of an epoch, of what is left of each group, may mix groups.
+
+    Args:
+        dataset: what is sampled; it needs ``sizes()``.
+        edges: ratios of width to height that part the groups.
+        shuffle: another random order every epoch, or the order of the dataset within groups.
+        seed: start of all random orders.
+        rank: number of this process.
+        world_size: how many processes share the order.
+    """
+
+    def __init__(self, dataset: Any, edges: Sequence[float] = (1.0,), shuffle: bool = True,
+                 seed: int = 0, rank: int = 0, world_size: int = 1):
+        super().__init__(dataset, seed, rank, world_size)
+        if list(edges) != sorted(set(edges)) or not edges:
+            raise ValueError(f'edges must be ratios in rising order, got {list(edges)}')
+        self.shuffle = shuffle
+        sizes = np.asarray(dataset.sizes(), dtype=np.float64)
+        self.ratios = sizes[:, 1] / sizes[:, 0]
+        self.groups = np.searchsorted(np.asarray(edges), self.ratios, side='right')
+        self.batch_size = 1
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Called by the loader: items in a batch of one process."""
+        self.batch_size = batch_size
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Whole batches of one group in random order, then what is left, sorted by ratio."""
+        rng = self.generator(epoch)
+        items = rng.permutation(self.size) if self.shuffle else np.arange(self.size)
+        length = self.batch_size * self.world_size
+        batches: list[np.ndarray] = []
+        rest: list[np.ndarray] = []
+        for group in np.unique(self.groups):
+            members = items[self.groups[items] == group]
+            whole = len(members) // length * length
+            batches += list(members[:whole].reshape(-1, length))
+            rest.append(members[whole:])
+        left = np.concatenate(rest)
+        left = left[np.argsort(self.ratios[left], kind='stable')]
+        places = rng.permutation(len(batches)) if self.shuffle else np.arange(len(batches))
+        return np.concatenate([*(batches[i] for i in places), left])
+
+    def size_of_epoch(self) -> int:
+        """Length of the global order, repeats included."""
+        return -(-self.size // self.world_size) * self.world_size
+
+
+@SAMPLERS.register_module()
 class InfiniteSampler(Sampler):
     """An endless stream, for loops that count iterations: one order after the other.
 

@@ -2,15 +2,19 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openlab.data.dataloader import DataLoader
 from openlab.data.samplers import (
+    AspectRatioSampler,
     ClassAwareSampler,
     DefaultSampler,
     InfiniteSampler,
     RepeatAugSampler,
 )
+from openlab.structures.data_sample import DataSample
 
 
 class Labelled:
@@ -129,3 +133,70 @@ def test_wrong_arguments_are_refused():
         DefaultSampler(range(3), rank=2, world_size=2)
     with pytest.raises(ValueError, match='cannot be negative'):
         DefaultSampler(range(3)).set_start(-1)
+
+
+class Sized_:
+    """Knows only the sizes of its images."""
+
+    def __init__(self, sizes):
+        self._sizes = np.array(sizes)
+
+    def __len__(self):
+        return len(self._sizes)
+
+    def sizes(self):
+        return self._sizes
+
+
+def aspect_sampler(num=37, batch_size=4, **more):
+    sizes = sampler_sizes(num)
+    sampler = AspectRatioSampler(Sized_(sizes), **more)
+    sampler.set_batch_size(batch_size)
+    return sampler, np.array([w >= h for h, w in sizes])
+
+
+@pytest.mark.parametrize('world_size', [1, 2])
+def test_batches_hold_one_aspect_group(world_size):
+    sampler, is_wide = aspect_sampler(world_size=world_size)
+    order = sampler.order(0)
+    assert sorted(order) == list(range(37))
+    length = 4 * world_size
+    whole = sum((is_wide == g).sum() // length for g in (False, True))
+    for batch in order[:whole * length].reshape(-1, length):
+        assert len(set(is_wide[batch])) == 1
+    assert len(order) - whole * length < 2 * length
+    # What each process draws in its turn are parts of those same batches.
+    own = [AspectRatioSampler(Sized_(sampler_sizes()), rank=r, world_size=world_size)
+           for r in range(world_size)]
+    for rank_sampler in own:
+        rank_sampler.set_batch_size(4)
+        drawn = [d.item for d in rank_sampler][:whole * 4]
+        for batch in np.array(drawn).reshape(-1, 4):
+            assert len(set(is_wide[batch])) == 1
+
+
+def sampler_sizes(num=37):
+    return [(10, 10 + i % 2 * 20 - i % 2) if i % 3 else (20, 10) for i in range(num)]
+
+
+def test_the_order_of_aspect_groups_changes_by_epoch_and_resumes_anywhere():
+    sampler, _ = aspect_sampler()
+    assert not np.array_equal(sampler.order(0), sampler.order(1))
+    assert np.array_equal(sampler.order(1), aspect_sampler()[0].order(1))
+    whole = [d.item for d in sampler]
+    sampler.set_start(8)
+    assert [d.item for d in sampler] == whole[8:]
+    with pytest.raises(ValueError, match='rising order'):
+        aspect_sampler(edges=(2.0, 1.0))
+
+
+def test_the_loader_tells_the_sampler_its_batch_size():
+    class Items(Sized_):
+        def __getitem__(self, index):
+            height, width = self._sizes[index]
+            return {'inputs': torch.zeros(3, height, width), 'sample': DataSample()}
+
+    dataset = Items([(4, 8), (8, 4)] * 6)
+    loader = DataLoader(dataset, AspectRatioSampler(dataset), batch_size=3, num_workers=0)
+    batches = [b['inputs'] for b in loader]
+    assert len(batches) == 4 and all(isinstance(b, torch.Tensor) for b in batches)
