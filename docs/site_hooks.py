@@ -6,7 +6,6 @@ None of them lies in the repository, so none can go stale.
 from __future__ import annotations
 
 import ast
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,17 +102,20 @@ def configs() -> str:
 
 
 def zoo() -> str:
-    """The zoo index as a table."""
-    models = json.loads((shipped_root() / 'model_zoo' / 'index.json').read_text('utf-8'))['models']
-    parts = ['# Model zoo\n', 'A row stands here once its weights were trained or converted and '
-             'measured with openlab.\n']
-    if not models:
-        return '\n'.join([*parts, 'There is no row yet.\n'])
-    plain = (str, int, float)
-    keys = list(dict.fromkeys(k for m in models for k, v in m.items() if isinstance(v, plain)))
-    parts.append(f'| {" | ".join(keys)} |\n|{"---|" * len(keys)}')
-    parts += [f'| {" | ".join(str(m.get(k, "")) for k in keys)} |' for m in models]
-    return '\n'.join([*parts, ''])
+    """The zoo in numbers: what is listed and what runs, by source and by task."""
+    from openlab.zoo.index import rows, shares, status
+
+    own = '\n'.join(f'* `{row.name}`, {", ".join(row.tasks)}: {status(row)}'
+                    for row in rows() if row.source == 'openlab')
+    parts = ['# Model zoo\n', f'{len(rows())} published models, each with its files, results and '
+             'terms; `openlab zoo ls` lists them, `openlab zoo show NAME` tells all of one. An '
+             'entry *runs* once a check is recorded that its names and shapes fit a config.\n',
+             f'## Ours\n\n{own}\n']
+    for key in ('source', 'task'):
+        parts.append(f'## By {key}\n\n| {key} | runs | entries |\n|---|---|---|')
+        parts += [f'| {name} | {run} | {total} |' for name, (run, total) in shares(key).items()]
+        parts.append('')
+    return '\n'.join(parts)
 
 
 def api() -> dict[str, str]:

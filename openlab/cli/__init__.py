@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'model': ('openlab.cli.model', 'parameters, FLOPs, throughput and latency of a model'),
     'log': ('openlab.cli.log', 'plot, compare and export the logs of runs'),
     'visualize': ('openlab.cli.visualize', 'features, Grad-CAM, schedules, augmentations, t-SNE'),
+    'zoo': ('openlab.cli.zoo', 'find, download and check published weights'),
     'convert': ('openlab.cli.convert', 'write weights of any format as safetensors'),
     'doctor': ('openlab.cli.doctor', 'versions, devices and what is active on this machine'),
 }

@@ -15,7 +15,7 @@ from openlab.zoo.download import (
     is_offline,
 )
 
-SCHEMES = ('file', 'http', 'https', 'hf', 'pypi', 'torchvision', 'timm')
+SCHEMES = ('file', 'http', 'https', 'hf', 'pypi', 'torchvision', 'timm', 'zoo')
 
 
 def is_address(source: Any) -> bool:
@@ -37,7 +37,7 @@ def fetch(
             ``file:///path``; ``https://host/file``; ``hf://org/repo/file@revision``;
             ``pypi://package/path``, a file that an installed package carries;
             ``torchvision://mobilenet_v2`` or ``torchvision://mobilenet_v2.IMAGENET1K_V2``;
-            ``timm://resnet50.a1_in1k``.
+            ``timm://resnet50.a1_in1k``; ``zoo://NAME``, an entry of the index.
         size: bytes that a downloaded file must have.
         sha256: hash of a downloaded file in hex, whole or its first 8 or more digits.
         progress: show a bar; by default on a terminal.
@@ -107,7 +107,8 @@ def _one(address: str) -> Path:
     if scheme in ('', 'file', 'pypi'):
         return local_path(address)
     kinds: dict[str, Callable[[str], Path]] = {
-        'hf': _from_hub, 'torchvision': _from_torchvision, 'timm': _from_timm}
+        'hf': _from_hub, 'torchvision': _from_torchvision, 'timm': _from_timm,
+        'zoo': _from_zoo}
     if scheme not in kinds:
         raise ValueError(f'{address}: no source {scheme}://; accepted: a path, '
                          + ', '.join(f'{name}://' for name in SCHEMES))
@@ -184,6 +185,16 @@ def _from_timm(name: str) -> Path:
         return download(cfg.url)
     file = getattr(cfg, 'hf_hub_filename', None) or 'model.safetensors'
     return _from_hub(f'{cfg.hf_hub_id}/{file}')
+
+
+def _from_zoo(name: str) -> Path:
+    from openlab.zoo.index import fetch_weights
+
+    files = fetch_weights(name)
+    if len(files) > 1:
+        raise ValueError(f'zoo://{name} has {len(files)} files, parts of one model: '
+                         + ', '.join(map(str, files)))
+    return files[0]
 
 
 def _near(name: str, known: Sequence[str]) -> str:

@@ -1,0 +1,241 @@
+"""``openlab zoo``: find published weights, see their terms, download and check them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openlab.zoo.index import Row, Wanted
+
+HELP = 'find, download and check published weights'
+EXAMPLES = """\
+  openlab zoo search faster rcnn r50
+  openlab zoo ls --task detection --dataset COCO --metric 'box AP>=45' --params '<60M'
+  openlab zoo ls --license commercial
+  openlab zoo download timm/resnet50.a1_in1k"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One parser for each thing to do."""
+    parser.epilog = EXAMPLES
+    todo = parser.add_subparsers(dest='todo', required=True, metavar='TODO')
+
+    listing = todo.add_parser('ls', help='list entries that pass all filters')
+    _add_filters(listing)
+    search = todo.add_parser('search', help='list entries in which all words are found')
+    search.add_argument('words', nargs='+')
+    _add_filters(search)
+    show = todo.add_parser('show', help='everything that is known of an entry')
+    show.add_argument('name')
+    show.add_argument('--json', action='store_true')
+    download = todo.add_parser('download', help='bring weights into the cache, and name the files')
+    download.add_argument('names', nargs='+', metavar='NAME')
+    download.add_argument('--to', metavar='DIR', help='copy the files there')
+    verify = todo.add_parser('verify', help='compare files of the cache with their hashes')
+    verify.add_argument('names', nargs='*', metavar='NAME', help='by default the whole cache')
+    licenses = todo.add_parser('licenses', help='terms of licences and of training data')
+    licenses.add_argument('words', nargs='*', help='only those in which all words are found')
+    status = todo.add_parser('status', help='how many entries run, by source and by task')
+    status.add_argument('--json', action='store_true')
+    card = todo.add_parser('export-card', help='write the model card of an entry')
+    card.add_argument('name')
+    card.add_argument('--out', metavar='FILE', help='by default standard output')
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--task', help='part of the name, such as detection')
+    parser.add_argument('--source', help='project that published it, such as timm')
+    parser.add_argument('--family', help='part of the name of the algorithm or architecture')
+    parser.add_argument('--dataset', help='part of the name of data with results')
+    parser.add_argument('--metric', help="a metric, perhaps with a bound: 'top1>=80'")
+    parser.add_argument('--params', metavar='RANGE', help="'<10M', '>1M' or '5M-30M'")
+    parser.add_argument('--license', help='commercial: weights and data that permit it; or a name')
+    parser.add_argument('--with-unclear', action='store_true',
+                        help='with --license commercial: also what no terms forbid or permit')
+    parser.add_argument('--status', choices=('runs', 'listed'), help='runs: proven to fit openlab')
+    parser.add_argument('--sort', choices=('name', 'params', 'value'), default='name')
+    parser.add_argument('--limit', type=int, default=50, help='rows to show; 0 for all')
+    parser.add_argument('--json', action='store_true')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked."""
+    return {'ls': _list, 'search': _list, 'show': _show, 'download': _download, 'verify': _verify,
+            'licenses': _licenses, 'status': _status, 'export-card': _card}[args.todo](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from openlab.zoo.index import Wanted, best_result, select, status
+
+    wanted = Wanted(
+        words=getattr(args, 'words', ()), task=args.task, source=args.source, family=args.family,
+        dataset=args.dataset, metric=args.metric, params=args.params, license=args.license,
+        with_unclear=args.with_unclear, status=args.status)
+    _check_source(wanted)
+    found = select(wanted)
+    rows = _sorted(found.rows, args.sort, wanted)
+    shown = rows[:args.limit] if args.limit else rows
+    if args.json:
+        print(json.dumps([{**vars(row), 'status': status(row),
+                           'results': [r._asdict() for r in row.results]} for row in shown]))
+        return 0
+    cells = [('name', 'task', 'params', 'result', 'licence', 'status')]
+    for row in shown:
+        result = best_result(row, wanted)
+        cells.append((
+            row.name, row.tasks[0] if row.tasks else '', in_short(row.params),
+            f'{result.metric} {result.value:g} {result.dataset}' if result else '',
+            row.license or '', status(row)))
+    print(_table(cells))
+    rest = f', {len(shown)} shown (--limit 0 shows all)' if len(shown) < len(rows) else ''
+    print(f'{len(rows)} entries{rest}', file=sys.stderr)
+    if found.excluded:
+        _tell_excluded([verdict.reasons for _, verdict in found.excluded])
+    return 0 if rows else 1
+
+
+def _tell_excluded(reasons: list[tuple[str, ...]]) -> None:
+    """Why terms excluded entries, the commonest reasons first."""
+    counts = Counter(reason for one in reasons for reason in one)
+    print(f'{len(reasons)} more are excluded by their terms:', file=sys.stderr)
+    for reason, count in counts.most_common(8):
+        print(f'  {count:5}  {reason}', file=sys.stderr)
+    if len(counts) > 8:
+        print(f'  and {len(counts) - 8} more reasons; openlab zoo show NAME tells those of one',
+              file=sys.stderr)
+
+
+def _check_source(wanted: Wanted) -> None:
+    from openlab.cli import did_you_mean
+    from openlab.zoo.index import rows
+
+    known = list(dict.fromkeys(row.source for row in rows()))
+    if wanted.source and wanted.source not in known:
+        raise ValueError(f'no source {wanted.source!r}{did_you_mean(wanted.source, known)}; '
+                         f'there are {", ".join(known)}')
+
+
+def _sorted(rows: list[Row], key: str, wanted: Wanted) -> list[Row]:
+    from openlab.zoo.index import best_result
+
+    if key == 'params':
+        return sorted(rows, key=lambda row: (row.params is None, row.params or 0))
+    if key == 'value':
+        found = [(best_result(row, wanted), row) for row in rows]
+        return [row for _, row in sorted(
+            found, key=lambda pair: -pair[0].value if pair[0] else float('inf'))]
+    return sorted(rows, key=lambda row: row.name.lower())
+
+
+def _show(args: argparse.Namespace) -> int:
+    from openlab.zoo.card import details
+    from openlab.zoo.index import entry
+
+    model = entry(args.name)
+    print(json.dumps(model, indent=1, ensure_ascii=False) if args.json else details(model))
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    import shutil
+    from pathlib import Path
+
+    from openlab.zoo.index import fetch_weights
+
+    for name in args.names:
+        for path in fetch_weights(name):
+            if args.to:
+                Path(args.to).mkdir(parents=True, exist_ok=True)
+                path = Path(shutil.copy(path, args.to))
+            print(path)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from openlab.zoo.verify import verify_cache, verify_entry
+
+    found = [c for name in args.names for c in verify_entry(name)] if args.names else (
+        list(verify_cache()))
+    for check in found:
+        print(f'{"ok" if check.problem is None else "BAD":4} {check.path}'
+              + (f': {check.problem}' if check.problem else f' ({check.against})'))
+    bad = sum(check.problem is not None for check in found)
+    print(f'{len(found)} files, {bad} bad', file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _licenses(args: argparse.Namespace) -> int:
+    from openlab.zoo.index import rows
+    from openlab.zoo.terms import all_terms, table, terms_of_data, terms_of_license
+
+    counts = Counter(terms_of_license(row.license).name for row in rows())
+    counts.update(terms_of_data(name).name for row in rows() for name in row.training_data)
+    words = {True: 'yes', False: 'no', None: 'unclear'}
+    for title, kind in (('licences of weights', 'licenses'), ('training data', 'datasets')):
+        cells = [(title, 'commercial', 'entries', 'why', 'terms')]
+        for terms in sorted(all_terms(kind), key=lambda t: -counts[t.name]):
+            text = f'{terms.name} {terms.why}'.lower()
+            if all(word.lower() in text for word in args.words):
+                cells.append((terms.name, words[terms.commercial], str(counts[terms.name]),
+                              terms.why, terms.url))
+        print(_table(cells, limit=90) + '\n')
+    print(table()['about'], file=sys.stderr)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from openlab.zoo.index import rows, shares, status
+
+    run_count = sum(status(row) == 'runs' for row in rows())
+    if args.json:
+        print(json.dumps({'runs': run_count, 'entries': len(rows()),
+                          'by_source': shares('source'), 'by_task': shares('task')}))
+        return 0
+    for key, title in (('source', 'source'), ('task', 'task')):
+        cells: list[tuple[str, ...]] = [(title, 'runs', 'entries', 'share')]
+        for name, (count, total) in shares(key).items():  # type: ignore[arg-type]
+            cells.append((name, str(count), str(total), f'{100 * count / total:.1f} %'))
+        print(_table(cells) + '\n')
+    print(f'{run_count} of {len(rows())} entries run ({100 * run_count / len(rows()):.1f} %): '
+          'names and shapes proven to fit a config of openlab, by tools/zoo/check_runs.py')
+    return 0
+
+
+def _card(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from openlab.zoo.card import card_of_entry
+    from openlab.zoo.index import entry
+
+    text = card_of_entry(entry(args.name))
+    if args.out:
+        Path(args.out).write_text(text, encoding='utf-8')
+    else:
+        print(text, end='')
+    return 0
+
+
+def in_short(number: float | None) -> str:
+    """A large number in three digits: ``25.6M``."""
+    if number is None:
+        return ''
+    for factor, letter in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+        if number >= factor:
+            return f'{number / factor:.3g}{letter}'
+    return f'{number:g}'
+
+
+def _table(cells: Sequence[tuple[str, ...]], limit: int = 76) -> str:
+    """Columns, the first row as their heads; long words are kept whole in the first column."""
+    def cut(text: str, column: int) -> str:
+        return text if column == 0 or len(text) <= limit else f'{text[:limit - 1]}…'
+
+    short: list[list[Any]] = [[cut(cell, i) for i, cell in enumerate(row)] for row in cells]
+    widths = [min(max(len(row[i]) for row in short), limit) for i in range(len(short[0]))]
+    return '\n'.join('  '.join(f'{cell:{width}}' for cell, width in zip(row, widths)).rstrip()
+                     for row in short)
