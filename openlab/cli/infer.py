@@ -10,8 +10,9 @@ HELP = 'run a model on images, folders, globs or videos'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument('model', metavar='CONFIG_OR_RUN',
-                        help='config, folder of a run, checkpoint folder or .safetensors file')
+    parser.add_argument('model', metavar='MODEL',
+                        help='name of the zoo, config, folder of a run, checkpoint folder or '
+                             '.safetensors file')
     parser.add_argument('images', nargs='+', metavar='IMAGE',
                         help='image or video file, folder or quoted glob pattern')
     parser.add_argument('--weights', help="weights to load; by default the run's best")

@@ -90,7 +90,7 @@ def data_names(text: str | Sequence[str] | None) -> list[str]:
 def judge(license_name: str | None, training_data: Sequence[str]) -> Verdict:
     """Weigh a licence and training data; the strictest part decides."""
     parts = [('licence', terms_of_license(license_name))]
-    parts += [('trained on', terms_of_data(name)) for name in training_data or [None]]
+    parts += [('trained on', terms_of_data(name)) for name in training_data or ('',)]
     reasons = tuple(f'{what} {terms.name}: {terms.why}' if terms.name != NOT_KNOWN else terms.why
                     for what, terms in parts if terms.commercial is not True)
     if any(terms.commercial is False for _, terms in parts):

