@@ -38,7 +38,11 @@ SCENE = 64  # pixels of images with objects: the deepest maps must not be a sing
 ANYWHERE = {'num_classes': NUM_CLASSES, 'vocab_size': VOCAB, 'context_length': LENGTH}
 TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'ResNet': lambda cfg: {
-        'base_channels': 8, 'num_blocks': [1] * len(cfg.get('num_blocks', range(4)))},
+        'base_channels': 8, 'num_blocks': [1] * len(cfg.get('num_blocks', range(4))),
+        **({'groups': 2, 'width_per_group': 64} if 'groups' in cfg else {}),
+        **({'se_reduction': 4} if 'se_reduction' in cfg else {})},
+    'VGG': lambda cfg: {'width': 0.125},
+    'MLPHead': lambda cfg: {'hidden_channels': (32,), 'grid': 1, 'dropout': 0.0},
     'MobileNetV2': lambda cfg: {'width': 0.25, 'last_channels': 32},
     'VisionTransformer': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},

@@ -107,6 +107,20 @@ _TIMM_KEYS = (
     (r'^blocks\.5\.', 'stages.4.'),
     (r'^blocks\.6\.0\.', 'stages.4.3.'),
 )
+_OPENMMLAB_KEYS = (
+    (r'\.bn\.', '.norm.'),
+    (r'^conv1\.', 'stem.'),
+    (r'^conv2\.', 'last.'),
+    (r'^layer1\.0\.conv\.0\.', 'stages.0.0.depthwise.'),
+    (r'^layer1\.0\.conv\.1\.', 'stages.0.0.project.'),
+    (r'\.(\d)\.conv\.0\.', r'.\1.expand.'),
+    (r'\.(\d)\.conv\.1\.', r'.\1.depthwise.'),
+    (r'\.(\d)\.conv\.2\.', r'.\1.project.'),
+    *((rf'^layer{i + 1}\.', f'stages.{i}.') for i in (1, 2, 3)),
+    *((rf'^layer5\.{i}\.', f'stages.3.{4 + i}.') for i in range(3)),
+    (r'^layer6\.', 'stages.4.'),
+    (r'^layer7\.0\.', 'stages.4.3.'),
+)
 
 
 @MODELS.register_module()
@@ -133,6 +147,7 @@ class MobileNetV2(nn.Module):
     weights = (
         KeyMap('torchvision', _torchvision_keys(), signature=(r'^features\.18\.0\.',)),
         KeyMap('timm', _TIMM_KEYS, signature=(r'^conv_stem\.', r'^blocks\.6\.0\.conv_pwl')),
+        KeyMap('openmmlab', _OPENMMLAB_KEYS, signature=(r'^layer7\.0\.conv\.2\.conv\.',)),
     )
 
     def __init__(

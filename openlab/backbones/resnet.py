@@ -207,6 +207,27 @@ _TRANSFORMERS_KEYS = (
     (r'\.normalization\.', '.norm.'),
     (r'^classifier\.1\.', '../head.fc.'),
 )
+_OPENMMLAB_KEYS = (
+    (r'\.se_layer\.conv1\.conv\.', '.se.reduce.'),
+    (r'\.se_layer\.conv2\.conv\.', '.se.expand.'),
+    *_BLOCK_KEYS,
+    (r'^conv1\.', 'stem.0.conv.'),
+    (r'^bn1\.', 'stem.0.norm.'),
+    (r'^(stem\.\d)\.bn\.', r'\1.norm.'),
+)
+_OPENMMLAB_PLAIN_KEYS = (
+    *_OPENMMLAB_KEYS,
+    (r'\.downsample\.0\.', '.shortcut.conv.'),
+    (r'\.downsample\.1\.', '.shortcut.norm.'),
+)
+# OpenMMLab's list of a shortcut's layers begins with the pooling only where there is a stride.
+_OPENMMLAB_D_KEYS = (
+    *_OPENMMLAB_KEYS,
+    (r'^(stages\.0\..*)\.downsample\.0\.', r'\1.shortcut.conv.'),
+    (r'^(stages\.0\..*)\.downsample\.1\.', r'\1.shortcut.norm.'),
+    (r'\.downsample\.1\.', '.shortcut.conv.'),
+    (r'\.downsample\.2\.', '.shortcut.norm.'),
+)
 
 
 @MODELS.register_module()
@@ -248,6 +269,8 @@ class ResNet(nn.Module):
                signature=(r'embedder\.embedder\.convolution\.', r'encoder\.stages\.0\.')),
         # older files of DETR hold timm's names
         KeyMap('transformers', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
+        KeyMap('openmmlab', _OPENMMLAB_D_KEYS, signature=(r'^layer\d\.0\.downsample\.2\.',)),
+        KeyMap('openmmlab', _OPENMMLAB_PLAIN_KEYS, signature=(r'^layer1\.0\.conv1',)),
     )
 
     def __init__(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from openlab.layers.act import make_act
 from openlab.layers.norm import make_norm
@@ -16,14 +17,16 @@ class ConvNormAct(nn.Sequential):
     Args:
         in_channels: channels of the input map.
         out_channels: channels of the output map.
-        kernel: side of the kernel.
+        kernel: side of the kernel, or its (height, width).
         stride: step between two outputs.
-        padding: zeros around the map; by default what keeps its size at stride 1.
+        padding: zeros around the map; by default what keeps its size at stride 1. ``'same'`` is
+            TensorFlow's rule, see ``Conv2dSame``.
         dilation: step between two taps of the kernel.
         groups: groups of channels that do not see each other.
         norm: see ``make_norm``; ``None`` is batch normalisation.
         act: see ``make_act``; ``None`` is ReLU.
-        with_norm: ``False`` leaves the normalisation out; the convolution then has a bias.
+        bias: add a bias to the convolution; by default where no normalisation follows.
+        with_norm: ``False`` leaves the normalisation out.
         with_act: ``False`` leaves the activation out.
     """
 
@@ -31,24 +34,54 @@ class ConvNormAct(nn.Sequential):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int = 3,
+        kernel: int | tuple[int, int] = 3,
         stride: int = 1,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | Literal['same'] | None = None,
         dilation: int = 1,
         groups: int = 1,
         norm: dict[str, Any] | None = None,
         act: dict[str, Any] | None = None,
+        bias: bool | None = None,
         with_norm: bool = True,
         with_act: bool = True,
     ):
         super().__init__()
-        if padding is None:
-            padding = dilation * (kernel - 1) // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation,
-                              groups, bias=not with_norm)
+        bias = not with_norm if bias is None else bias
+        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+        if padding == 'same':
+            self.conv: nn.Module = Conv2dSame(in_channels, out_channels, sides, stride, 0,
+                                              dilation, groups, bias)
+        else:
+            if padding is None:
+                padding = (dilation * (sides[0] - 1) // 2, dilation * (sides[1] - 1) // 2)
+            self.conv = nn.Conv2d(in_channels, out_channels, sides, stride, padding, dilation,
+                                  groups, bias)
         if with_norm:
             self.norm = make_norm(out_channels, norm)
         if with_act:
             self.act = make_act(act)
         self.in_channels = in_channels
         self.out_channels = out_channels
+
+
+class Conv2dSame(nn.Conv2d):
+    """Convolution with TensorFlow's padding, which depends on the size of the map.
+
+    The output has ceil(size / stride) positions. Where an odd number of zeros is needed, the
+    extra one stands at the bottom and the right, so that a stride of 2 samples other pixels than
+    with symmetric padding: weights trained with one rule lose accuracy under the other.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad (B, C, H, W) as needed and convolve."""
+        pads = [_same_padding(x.shape[2 + i], self.kernel_size[i], int(self.stride[i]),
+                              int(self.dilation[i])) for i in (0, 1)]
+        (top, bottom), (left, right) = pads
+        x = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    steps = (size + stride - 1) // stride
+    total = max((steps - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2

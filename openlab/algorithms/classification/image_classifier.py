@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from openlab.algorithms.base import Algorithm
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
+from openlab.zoo.key_map import KeyMap
 
 
 @MODELS.register_module()
@@ -26,6 +27,18 @@ class ImageClassifier(Algorithm):
         head: maps to logits; has ``loss`` and ``predict``.
         preprocessor: see ``Algorithm``.
     """
+
+    weights = (
+        KeyMap(
+            'openmmlab',
+            renames=(
+                # A head of several layers: the last one gives the scores.
+                (r'^head\.layers\.0\.fc\.', 'head.hidden.0.'),
+                (r'^head\.layers\.1\.fc\.', 'head.fc.'),
+            ),
+            drops=((r'^data_preprocessor\.', 'the config holds mean and deviation'),),
+            signature=(r'^backbone\.',)),
+    )
 
     def __init__(
         self,

@@ -1,0 +1,12 @@
+"""ResNet-50-C (deep stem) on ImageNet, 100 epochs at batch 256 over all processes.
+
+* Paper: Bag of Tricks, https://arxiv.org/abs/1812.01187
+* Command: ``openlab train configs/classification/resnet/resnetv1c_50_100e_imagenet.py``
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .resnet50_100e_imagenet import *
+
+model.backbone.stem = 'deep'

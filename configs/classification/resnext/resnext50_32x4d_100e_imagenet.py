@@ -1,0 +1,13 @@
+"""ResNeXt-50 32x4d on ImageNet, 100 epochs at batch 256 over all processes.
+
+* Paper: Aggregated Residual Transformations, https://arxiv.org/abs/1611.05431
+* Command: ``openlab train configs/classification/resnext/resnext50_32x4d_100e_imagenet.py``
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..resnet.resnet50_100e_imagenet import *
+
+model.backbone.groups = 32
+model.backbone.width_per_group = 4

@@ -1,0 +1,63 @@
+"""Hidden layers between features and classes.
+
+B batch · C channels · K classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openlab.heads.linear_head import LinearHead
+from openlab.layers.act import make_act
+from openlab.losses.base import ClassificationLoss
+from openlab.registry import MODELS
+
+
+@MODELS.register_module()
+class MLPHead(LinearHead):
+    """Pool the last feature map, pass hidden layers, classify.
+
+    Args:
+        num_classes: number of classes.
+        hidden_channels: outputs of each hidden layer.
+        in_channels: channels of the last map; by default what feeds the head.
+        grid: side of the grid that the map is averaged to; every cell has weights of its own in
+            the first layer (VGG: 7).
+        act: activation after hidden layers, see ``make_act``.
+        dropout: probability to drop an output of a hidden layer in training.
+        loss: compares logits with targets; by default cross entropy.
+        init_std: deviation of the first weights.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        hidden_channels: Sequence[int],
+        in_channels: int | None = None,
+        grid: int = 1,
+        act: dict[str, Any] | None = None,
+        dropout: float = 0.0,
+        loss: ClassificationLoss | None = None,
+        init_std: float = 0.01,
+    ):
+        if in_channels is None:
+            raise ValueError('MLPHead needs in_channels: nothing feeds it that has out_channels')
+        if not hidden_channels:
+            raise ValueError('MLPHead needs hidden_channels; without hidden layers it is a '
+                             'LinearHead')
+        super().__init__(num_classes, hidden_channels[-1], None, dropout, loss, init_std)
+        self.grid = grid
+        inputs = [in_channels * grid**2, *hidden_channels[:-1]]
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(inputs, hidden_channels))
+        self.act = make_act(act)
+
+    def forward(self, feats: Sequence[Tensor]) -> Tensor:
+        """Logits (B, K) from the last of ``feats``, (B, C, H, W)."""
+        x = F.adaptive_avg_pool2d(feats[-1], self.grid).flatten(1)
+        for layer in self.hidden:
+            x = self.dropout(self.act(layer(x)))
+        return self.fc(x)

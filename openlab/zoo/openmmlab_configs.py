@@ -1,0 +1,72 @@
+"""Which config of ours is the network of which published OpenMMLab classifier.
+
+A row is a pattern of published config names, the config of ours, and what is changed in it
+(as on the command line); changes may use what the pattern captured (``\\1``). The first row whose
+pattern is found counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """One row.
+
+    Attributes:
+        pattern: regular expression that is searched in the published name.
+        config: config of ours, from ``configs/classification``.
+        changes: overrides, such as ``'model.backbone.depth=50'``.
+    """
+
+    pattern: str
+    config: str
+    changes: Sequence[str] = ()
+
+    def overrides(self, name: str) -> list[str]:
+        """The changes for one published name."""
+        found = re.search(self.pattern, name)
+        return [found.expand(change) for change in self.changes] if found else []
+
+
+_CIFAR10 = 'model.head.num_classes=10'
+_IN21K = 'model.head.num_classes=21841'
+_RESNET = 'resnet/resnet50_100e_imagenet'
+
+CLASSIFIERS: tuple[PublishedConfig, ...] = (
+    PublishedConfig(r'/vgg(\d+)bn_', 'vgg/vgg16_100e_imagenet', [r'model.backbone.depth=\1']),
+    PublishedConfig(r'/vgg(\d+)_', 'vgg/vgg16_100e_imagenet',
+                    [r'model.backbone.depth=\1', 'model.backbone.with_norm=False']),
+    PublishedConfig(r'/resnet(\d+)_.*cifar100', _RESNET,
+                    [r'model.backbone.depth=\1', "model.backbone.stem='conv3'",
+                     'model.head.num_classes=100']),
+    PublishedConfig(r'/resnet(\d+)_.*cifar10', _RESNET,
+                    [r'model.backbone.depth=\1', "model.backbone.stem='conv3'", _CIFAR10]),
+    PublishedConfig(r'/resnet(\d+)_.*cub', _RESNET,
+                    [r'model.backbone.depth=\1', 'model.head.num_classes=200']),
+    PublishedConfig(r'/resnet(\d+)_.*in1k', _RESNET, [r'model.backbone.depth=\1']),
+    PublishedConfig(r'/resnetv1([cd])(\d+)_', r'resnet/resnetv1\1_50_100e_imagenet',
+                    [r'model.backbone.depth=\2']),
+    PublishedConfig(r'/resnext(\d+)-32x(\d)d_', 'resnext/resnext50_32x4d_100e_imagenet',
+                    [r'model.backbone.depth=\1', r'model.backbone.width_per_group=\2']),
+    PublishedConfig(r'/seresnet(\d+)_', 'seresnet/seresnet50_100e_imagenet',
+                    [r'model.backbone.depth=\1']),
+    PublishedConfig(r'/wide-resnet(\d+)_', 'resnet/wide_resnet50_2_100e_imagenet',
+                    [r'model.backbone.depth=\1']),
+    PublishedConfig(r'/mobilenet-v2_', 'mobilenet_v2/mobilenet_v2_150e_imagenet'),
+)
+
+
+def find_published(name: str) -> PublishedConfig | None:
+    """The row of a published config name, such as ``configs/resnet/resnet50_8xb32_in1k.py``."""
+    return next((row for row in CLASSIFIERS if re.search(row.pattern, name)), None)
+
+
+def config_of(row: PublishedConfig, name: str) -> str:
+    """Name of our config for a published one that ``row`` stands for."""
+    found = re.search(row.pattern, name)
+    assert found is not None
+    return f'configs/classification/{found.expand(row.config)}.py'
