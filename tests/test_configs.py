@@ -41,8 +41,19 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'base_channels': 8, 'num_blocks': [1] * len(cfg.get('num_blocks', range(4))),
         **({'groups': 2, 'width_per_group': 64} if 'groups' in cfg else {}),
         **({'se_reduction': 4} if 'se_reduction' in cfg else {})},
-    'VGG': lambda cfg: {'width': 0.125},
+    'VGG': lambda cfg: {'depth': 11, 'width': 0.125},
+    'LinearHead': lambda cfg: {'dropout': 0.0} if 'dropout' in cfg else {},
     'MLPHead': lambda cfg: {'hidden_channels': (32,), 'grid': 1, 'dropout': 0.0},
+    'EfficientNet': lambda cfg: {
+        'size': {'l': 'lite0', 'v': 'v2_b0'}.get(cfg['size'][0], 'b0'), 'width': 0.25,
+        'depth': 0.1, 'last_channels': 64, 'drop_path': 0.0},
+    'MobileNetV3': lambda cfg: {'width': 0.25},
+    'RegNet': lambda cfg: {
+        'size': cfg['size'][0] + '_400mf', 'depth': 6, 'base_channels': 8, 'slope': 10.0,
+        'step': 2.0, 'group_width': 8},
+    'DenseNet': lambda cfg: {
+        'depth': 121, 'num_layers': (1, 1, 1, 1), 'growth': 8, 'stem_channels': 16},
+    'ShuffleNetV2': lambda cfg: {'num_blocks': (1, 1, 2), 'width': 0.5, 'last_channels': 64},
     'MobileNetV2': lambda cfg: {'width': 0.25, 'last_channels': 32},
     'VisionTransformer': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},

@@ -1,7 +1,7 @@
-"""Which config of ours is the network of which published OpenMMLab classifier.
+r"""Which config of ours is the network of which published OpenMMLab classifier.
 
 A row is a pattern of published config names, the config of ours, and what is changed in it
-(as on the command line); changes may use what the pattern captured (``\\1``). The first row whose
+(as on the command line); changes may use what the pattern captured (``\1``). The first row whose
 pattern is found counts.
 """
 
@@ -57,6 +57,27 @@ CLASSIFIERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/wide-resnet(\d+)_', 'resnet/wide_resnet50_2_100e_imagenet',
                     [r'model.backbone.depth=\1']),
     PublishedConfig(r'/mobilenet-v2_', 'mobilenet_v2/mobilenet_v2_150e_imagenet'),
+    PublishedConfig(r'/efficientnet-(\w\w)_', 'efficientnet/efficientnet_b0_350e_imagenet',
+                    [r"model.backbone.size='\1'"]),
+    PublishedConfig(r'/efficientnetv2-(s|m|l|xl)_.*in21k',
+                    'efficientnet/efficientnet_b0_350e_imagenet',
+                    [r"model.backbone.size='v2_\1'", 'model.head.num_classes=21843']),
+    PublishedConfig(r'/efficientnetv2-(b\d|s|m|l|xl)_',
+                    'efficientnet/efficientnet_b0_350e_imagenet',
+                    [r"model.backbone.size='v2_\1'"]),
+    PublishedConfig(r'/mobilenet-v3-(large|small)_', r'mobilenet_v3/mobilenet_v3_\1_300e_imagenet'),
+    PublishedConfig(r'/mobilenet-v3-small-(\d)(\d\d)_',
+                    'mobilenet_v3/mobilenet_v3_small_300e_imagenet',
+                    [r'model.backbone.width=\1.\2', "model.backbone.scaling='ratio'"]),
+    PublishedConfig(r'/regnetx-(\d+)mf_', 'regnet/regnetx_400mf_100e_imagenet',
+                    [r"model.backbone.size='x_\1mf'"]),
+    PublishedConfig(r'/regnetx-(\d+)(?:\.0)?gf_', 'regnet/regnetx_400mf_100e_imagenet',
+                    [r"model.backbone.size='x_\1gf'"]),
+    PublishedConfig(r'/regnetx-(\d+\.\d)gf_', 'regnet/regnetx_400mf_100e_imagenet',
+                    [r"model.backbone.size='x_\1gf'"]),
+    PublishedConfig(r'/densenet(\d+)_', 'densenet/densenet121_90e_imagenet',
+                    [r'model.backbone.depth=\1']),
+    PublishedConfig(r'/shufflenet-v2-1x_', 'shufflenet_v2/shufflenet_v2_x1_300e_imagenet'),
 )
 
 

@@ -1,4 +1,4 @@
-"""ResNet-50-D (deep stem, averaging shortcuts) on ImageNet, 100 epochs at batch 256 over all processes.
+"""ResNet-50-D on ImageNet, 100 epochs at batch 256 over all processes.
 
 * Paper: Bag of Tricks, https://arxiv.org/abs/1812.01187
 * Command: ``openlab train configs/classification/resnet/resnetv1d_50_100e_imagenet.py``

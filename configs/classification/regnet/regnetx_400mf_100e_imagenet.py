@@ -1,0 +1,28 @@
+"""RegNetX-400MF on ImageNet, 100 epochs at batch 256 over all processes.
+
+* Paper: Designing Network Design Spaces, https://arxiv.org/abs/2003.13678
+* Command: ``openlab train configs/classification/regnet/regnetx_400mf_100e_imagenet.py``
+"""
+
+from mmengine.config import read_base
+
+from openlab.algorithms.classification.image_classifier import ImageClassifier
+from openlab.backbones.regnet import RegNet
+from openlab.data.preprocessors import ImagePreprocessor
+from openlab.heads.linear_head import LinearHead
+
+with read_base():
+    from ..._base_.datasets.imagenet import *
+    from ..._base_.runtime import *
+    from ..._base_.schedules.sgd_cosine import *
+
+model = dict(
+    type=ImageClassifier,
+    preprocessor=dict(
+        type=ImagePreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
+    backbone=dict(type=RegNet, size='x_400mf'),
+    head=dict(type=LinearHead, num_classes=1000))
+
+max_epochs = 100
+auto_scale_lr = dict(base_batch_size=256)
+optim_wrapper.optimizer.weight_decay = 5e-5
