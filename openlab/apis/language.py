@@ -7,6 +7,7 @@ from pathlib import Path
 
 from openlab.algorithms.llm.causal_lm import CausalLM
 from openlab.algorithms.llm.generate import Sampling, generate_tokens
+from openlab.algorithms.llm.lora import LoRA
 from openlab.config.build import build
 from openlab.data.tokenizer import Tokenizer
 from openlab.zoo.sources import fetch
@@ -51,11 +52,13 @@ def _from_run(path: Path, tokenizer: str | Path | None) -> tuple[CausalLM, Token
     if not config:
         raise ValueError(f'{folder} does not say which model its weights belong to')
     model = build(config['model'], path='model')
-    if not isinstance(model, CausalLM):
+    is_adapted = isinstance(model, LoRA)
+    if not isinstance(model.base if is_adapted else model, CausalLM):
         raise ValueError(
             f'{folder} holds a {type(model).__name__}; text is continued by a CausalLM'
         )
     load_weights(model, folder)
+    model = model.merge() if is_adapted else model
     return model, Tokenizer.load(tokenizer or (folder if folder.is_dir() else folder.parent))
 
 

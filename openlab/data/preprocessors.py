@@ -267,6 +267,46 @@ class RandomBatchAugment:
         return inputs, samples
 
 
+@MODELS.register_module()
+class TokenPreprocessor(nn.Module):
+    """Move token sequences to the device, and fill shorter ones up at the right.
+
+    Args:
+        pad_token: id to fill up with; nothing looks at it in a causal model.
+    """
+
+    device_of: Tensor
+
+    def __init__(self, pad_token: int = 0):
+        super().__init__()
+        self.pad_token = pad_token
+        self.register_buffer('device_of', torch.empty(0), persistent=False)
+
+    def forward(self, batch: Batch, training: bool = False) -> Batch:
+        """Prepare a batch.
+
+        Args:
+            batch: ``inputs``, a (B, T) tensor or a list of (T,); ``samples``, whose
+                ``target_tokens`` are filled up with ignored ones.
+            training: without effect.
+        """
+        device = self.device_of.device
+        inputs, samples = batch['inputs'], batch.get('samples')
+        if samples is not None:
+            samples = [sample.to(device, non_blocking=True) for sample in samples]
+        if not isinstance(inputs, Tensor):
+            length = max(len(tokens) for tokens in inputs)
+            inputs = torch.stack([self._filled(t, length, self.pad_token) for t in inputs])
+            for sample in samples or ():
+                if sample.target_tokens is not None:
+                    sample.target_tokens = self._filled(sample.target_tokens, length, -100)
+        return {**batch, 'inputs': inputs.to(device, non_blocking=True), 'samples': samples}
+
+    @staticmethod
+    def _filled(tokens: Tensor, length: int, value: int) -> Tensor:
+        return functional.pad(tokens, (0, length - len(tokens)), value=value)
+
+
 def class_probs(sample: DataSample, num_classes: int) -> Tensor:
     """Label of a sample as probabilities, (K,).
 

@@ -401,6 +401,10 @@ def read_state(
         return read_weights(file), averaged, read_metadata(file)
     if path.name.endswith('.index.json'):
         return _read_sharded(path), False, {}
+    if path.suffix == '.gguf':
+        from openlab.zoo.gguf_llama import read_gguf_state
+
+        return read_gguf_state(path), False, {}
     if path.suffix == '.safetensors':
         return read_weights(path), False, read_metadata(path)
     state, averaged, meta = pick_weights(read_pickle(path), path, ema)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openlab.algorithms.llm.causal_lm import CausalLM
 from openlab.data.tokenizer import INSTALL, Tokenizer
-from openlab.zoo.hf_llama import build_from_hf
+from openlab.zoo.hf_llama import build_from_hf, from_hf_state
 
 _TENSORS = {
     'attn_norm': 'input_layernorm',
@@ -45,6 +45,16 @@ def load_gguf_llama(file: str | os.PathLike[str]) -> tuple[CausalLM, Tokenizer]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not GGUF, or holds another architecture or tokenizer.
     """
+    fields, tensors = _read(file)
+    return build_from_hf(_config(fields, tensors), _state(fields, tensors)), tokenizer_of(fields)
+
+
+def read_gguf_state(file: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the weights alone, under the names that ``CausalLM`` gives them."""
+    return from_hf_state(_state(*_read(file)))
+
+
+def _read(file: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     try:
         from gguf import GGUFReader
     except ImportError as error:
@@ -60,10 +70,29 @@ def load_gguf_llama(file: str | os.PathLike[str]) -> tuple[CausalLM, Tokenizer]:
     architecture = fields.get('general.architecture')
     if architecture != 'llama':
         raise ValueError(f"{file} holds the architecture {architecture!r}; accepted: 'llama'")
-    return _build_model(fields, reader.tensors), _build_tokenizer(fields)
+    return fields, reader.tensors
 
 
-def _build_model(fields: dict[str, Any], tensors: Any) -> CausalLM:
+def _config(fields: dict[str, Any], tensors: Any) -> dict[str, Any]:
+    names = {tensor.name: tensor for tensor in tensors}
+    return {
+        'model_type': 'llama',
+        'vocab_size': int(names['token_embd.weight'].shape[1]),
+        'hidden_size': fields['llama.embedding_length'],
+        'num_hidden_layers': fields['llama.block_count'],
+        'num_attention_heads': fields['llama.attention.head_count'],
+        'num_key_value_heads': fields['llama.attention.head_count_kv'],
+        'intermediate_size': fields['llama.feed_forward_length'],
+        'max_position_embeddings': fields['llama.context_length'],
+        'head_dim': fields.get('llama.attention.key_length'),
+        'rope_theta': fields.get('llama.rope.freq_base', 10_000.0),
+        'rms_norm_eps': fields['llama.attention.layer_norm_rms_epsilon'],
+        'tie_word_embeddings': 'output.weight' not in names,
+    }
+
+
+def _state(fields: dict[str, Any], tensors: Any) -> dict[str, Tensor]:
+    """Tensors by the names of the Hugging Face layout."""
     heads = {
         'attn_q': fields['llama.attention.head_count'],
         'attn_k': fields['llama.attention.head_count_kv'],
@@ -80,21 +109,7 @@ def _build_model(fields: dict[str, Any], tensors: Any) -> CausalLM:
             state[f'model.layers.{layer}.{_TENSORS[name]}.{kind}'] = values
         elif tensor.name != 'rope_freqs.weight':
             raise ValueError(f'unknown tensor {tensor.name!r} of a llama model')
-    config = {
-        'model_type': 'llama',
-        'vocab_size': len(state['model.embed_tokens.weight']),
-        'hidden_size': fields['llama.embedding_length'],
-        'num_hidden_layers': fields['llama.block_count'],
-        'num_attention_heads': heads['attn_q'],
-        'num_key_value_heads': heads['attn_k'],
-        'intermediate_size': fields['llama.feed_forward_length'],
-        'max_position_embeddings': fields['llama.context_length'],
-        'head_dim': fields.get('llama.attention.key_length'),
-        'rope_theta': fields.get('llama.rope.freq_base', 10_000.0),
-        'rms_norm_eps': fields['llama.attention.layer_norm_rms_epsilon'],
-        'tie_word_embeddings': 'lm_head.weight' not in state,
-    }
-    return build_from_hf(config, state)
+    return state
 
 
 def _dequantise(tensor: Any) -> Tensor:
@@ -112,7 +127,13 @@ def _pair_halves(weight: Tensor, num_heads: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(rows, columns)
 
 
-def _build_tokenizer(fields: dict[str, Any]) -> Tokenizer:
+def read_gguf_tokenizer(file: str | os.PathLike[str]) -> Tokenizer:
+    """Read the tokenizer alone."""
+    return tokenizer_of(_read(file)[0])
+
+
+def tokenizer_of(fields: dict[str, Any]) -> Tokenizer:
+    """Assemble the tokenizer that the fields of a GGUF file describe."""
     kind, split = fields.get('tokenizer.ggml.model'), fields.get('tokenizer.ggml.pre', 'default')
     if kind != 'gpt2' or split not in _SPLITS_DIGITS:
         raise ValueError(
