@@ -68,6 +68,18 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'Mask2FormerHead': lambda cfg: {
         'embed_dim': 32, 'num_heads': 2, 'num_layers': 3, 'hidden_dim': 48, 'num_queries': 6,
         'num_points': 128, 'stuff': [4] if cfg.get('stuff') else []},
+    'PVTv2': lambda cfg: {
+        'embed_dims': (16, 32), 'num_blocks': (1, 1), 'num_heads': (1, 2), 'mlp_ratios': (2, 2),
+        'reductions': (2, 1), 'out_stages': (3,)},
+    'Twins': lambda cfg: {
+        'embed_dims': (16, 32), 'num_blocks': (2, 1), 'num_heads': (1, 2), 'mlp_ratios': (2, 2),
+        'reductions': (2, 2), 'window_size': 4, 'drop_path': 0.0, 'out_stages': (3,)},
+    'BEiT': lambda cfg: {
+        'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
+    'EVA02': lambda cfg: {
+        'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
+    'MLPMixer': lambda cfg: {
+        'embed_dim': 32, 'depth': 2, 'image_size': SIZE, 'patch_size': 8},
     'LlamaDecoder': lambda cfg: {
         'embed_dim': 32, 'num_layers': 2, 'num_heads': 2, 'num_kv_heads': 1},
 }

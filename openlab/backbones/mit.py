@@ -88,19 +88,23 @@ class ReducedAttention(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Map tokens (B, N, D) of a map of ``size`` (H, W) to the same shape."""
-        source = x
-        if self.reduction > 1:
-            # A map smaller than one patch would leave no key; then it is padded to one.
-            missing = [max(self.reduction - side, 0) for side in size]
-            grid = x.transpose(1, 2).unflatten(2, size)
-            if any(missing):
-                grid = F.pad(grid, (0, missing[1], 0, missing[0]))
-            source = self.norm(self.reduce(grid).flatten(2).transpose(1, 2))
+        source = self._source(x, size)
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         k = self.k(source).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         v = self.v(source).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
+
+    def _source(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """What keys and values are made of, (B, M, D), of tokens (B, N, D)."""
+        if self.reduction == 1:
+            return x
+        # A map smaller than one patch would leave no key; then it is padded to one.
+        missing = [max(self.reduction - side, 0) for side in size]
+        grid = x.transpose(1, 2).unflatten(2, size)
+        if any(missing):
+            grid = F.pad(grid, (0, missing[1], 0, missing[0]))
+        return self.norm(self.reduce(grid).flatten(2).transpose(1, 2))
 
 
 class MixMLP(nn.Module):
@@ -111,12 +115,14 @@ class MixMLP(nn.Module):
         hidden_dim: size between the layers.
         dropout: probability to drop an output of either layer in training.
         act: see ``make_act``; by default GELU.
+        with_relu: put a ReLU before the convolution (the linear form of PVT v2).
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int, dropout: float = 0.0,
-                 act: dict[str, Any] | None = None):
+                 act: dict[str, Any] | None = None, with_relu: bool = False):
         super().__init__()
         self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.relu = nn.ReLU() if with_relu else nn.Identity()
         self.conv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
         self.act = make_act(act or {'type': nn.GELU})
         self.fc2 = nn.Linear(hidden_dim, embed_dim)
@@ -125,7 +131,7 @@ class MixMLP(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Map tokens (B, N, D) of a map of ``size`` (H, W) to the same shape."""
         grid = self.fc1(x).transpose(1, 2).unflatten(2, size)
-        x = self.conv(grid).flatten(2).transpose(1, 2)
+        x = self.conv(self.relu(grid)).flatten(2).transpose(1, 2)
         return self.dropout(self.fc2(self.dropout(self.act(x))))
 
 
