@@ -247,7 +247,7 @@ class BEiT(nn.Module):
 
 
 def fit_positions(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Interpolate positions and biases learned for another (square) grid when weights are loaded."""
+    """Interpolate positions and biases of another (square) grid when weights are loaded."""
     grid: Any = module.grid
     for name, own in module.named_parameters():
         theirs = state.get(prefix + name)

@@ -14,7 +14,8 @@ PEER = {'img_size': 32, 'patch_size': 8, 'embed_dim': 32, 'depth': 2, 'num_heads
 
 @pytest.mark.parametrize('output', ['mean', 'class_token'])
 def test_beit_equals_timm_with_the_same_weights(output):
-    peer = TimmBeit(**PEER, num_classes=7, init_values=0.1, use_rel_pos_bias=True, use_abs_pos_emb=False,
+    peer = TimmBeit(**PEER, num_classes=7, init_values=0.1, use_rel_pos_bias=True,
+                    use_abs_pos_emb=False,
                     global_pool={'mean': 'avg', 'class_token': 'token'}[output])
     for block in peer.blocks:
         torch.nn.init.normal_(block.attn.relative_position_bias_table)
