@@ -104,7 +104,10 @@ def expected_classes(hint: Any) -> tuple[type, ...]:
         kind = typing.get_origin(option) or option
         if kind is type(None):
             continue
-        if not isinstance(kind, type) or kind is object or getattr(kind, '_is_protocol', False):
+        # From Python 3.11 on, Any is a class.
+        if kind is Any or kind is object or not isinstance(kind, type) or getattr(
+            kind, '_is_protocol', False
+        ):
             return ()
         if kind in (collections.abc.Callable, type):
             return ()

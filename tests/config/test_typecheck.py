@@ -45,3 +45,12 @@ def test_only_an_annotation_without_list_asks_for_a_tuple():
     assert wants_tuple(tuple[int, ...] | None)
     assert not wants_tuple(tuple[int, ...] | list[int])
     assert not wants_tuple(Sequence[int])
+
+
+def test_any_expects_no_class():
+    from typing import Any
+
+    from openlab.config.typecheck import expected_classes
+
+    assert expected_classes(Any) == () and expected_classes(int | Any) == ()
+    assert expected_classes(int | None) == (int,)
