@@ -1,4 +1,4 @@
-"""``openlab data check | show | bench | make``."""
+"""``openlab data check | show | bench | make | convert | import``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openlab.data.dataloader import DataLoader
 
-HELP = 'Check, show and time the data of a config; make data.'
+HELP = 'Check, show and time the data of a config; make, convert and import data.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench = commands.add_parser('bench', help='images per second per core, by stage')
     bench.add_argument('--num', type=int, default=256, metavar='N', help='images to time (256)')
     _add_make(commands)
+    _add_folder_commands(commands)
     for command in (check, show, bench):
         command.add_argument('config', metavar='CONFIG',
                              help='a config file, or the name of a shipped one')
@@ -51,6 +52,57 @@ def _add_make(commands: Any) -> None:
                       help='folder to make (data/digit_scenes)')
 
 
+def _add_folder_commands(commands: Any) -> None:
+    convert = commands.add_parser('convert', help='boxes from one layout to another')
+    convert.add_argument('folder', metavar='FOLDER', help='data in COCO, VOC or YOLO layout')
+    convert.add_argument('out', metavar='OUT', help='folder to make; images are copied')
+    convert.add_argument('--to', required=True, choices=('coco', 'voc', 'yolo'), dest='target',
+                         help='layout to write')
+    importer = commands.add_parser('import', help='recognise a folder and write a config for it')
+    importer.add_argument('folder', metavar='FOLDER',
+                          help='COCO, VOC, YOLO, image/mask pairs or class folders')
+    importer.add_argument('--out', metavar='FILE',
+                          help='config to write (default: configs/FOLDER.py)')
+    importer.add_argument('--as', dest='kind', metavar='KIND',
+                          choices=('coco', 'voc', 'yolo', 'pairs', 'image-folder'),
+                          help='where a folder can be read in several ways: coco, voc, yolo, '
+                               'pairs or image-folder')
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Convert a folder and say what was lost."""
+    from openlab.data.convert import convert
+
+    report = convert(args.folder, args.out, args.target, print)
+    for part, count in report.num_images.items():
+        print(f'{part}: {count} images, {report.num_objects[part]} objects')
+    for note in report.notes:
+        print(f'note: {note}')
+    if report.dropped:
+        print(f'left out: {len(report.dropped)}')
+        for dropped in report.dropped[:5]:
+            print(f'  {dropped}')
+    return 0
+
+
+def run_import(args: argparse.Namespace) -> int:
+    """Recognise a folder, write the config and say what to do next."""
+    from pathlib import Path
+
+    from openlab.data.import_folder import write_config
+    from openlab.data.layout import recognise
+
+    layout = recognise(args.folder, args.kind)
+    out = Path(args.out or f'configs/{Path(args.folder).resolve().name}.py')
+    write_config(layout, out)
+    print(f'{args.folder}: {layout.kind}, {len(layout.classes)} classes, parts '
+          f'{", ".join(layout.parts)}')
+    for note in layout.notes:
+        print(f'note: {note}')
+    print(f'wrote {out}\ncheck it with: openlab data check {out}\ntrain with: openlab train {out}')
+    return 0
+
+
 def run_make(args: argparse.Namespace) -> int:
     """Generate data unless they are there."""
     from openlab.data.generate.digit_scenes import make_digit_scenes
@@ -62,8 +114,9 @@ def run_make(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand; 1 where the data have problems."""
-    if args.action == 'make':
-        return run_make(args)
+    without_config = {'make': run_make, 'convert': run_convert, 'import': run_import}
+    if args.action in without_config:
+        return without_config[args.action](args)
     from openlab.config import load_config
 
     cfg = load_config(args.config, args.overrides)

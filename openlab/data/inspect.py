@@ -158,7 +158,8 @@ def draw_items(loader: DataLoader, num: int, seed: int = 0) -> np.ndarray:
             raise DataError(f'images are shown before they are normalised, but the pipeline '
                             f'gives {item["inputs"].dtype}; normalise in the preprocessor')
         classes = dataset.metainfo.get('classes')
-        pictures.append(draw_sample(item['inputs'], item['sample'], classes))
+        pictures.append(draw_sample(item['inputs'], item['sample'], classes,
+                                    palette=dataset.metainfo.get('palette')))
     return draw_grid(pictures)
 
 

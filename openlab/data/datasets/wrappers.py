@@ -195,14 +195,15 @@ class SubsetDataset(_Selection):
         dataset: what is chosen from.
         indices: these items, in this order.
         num_items: so many, drawn at random.
-        share: this part, drawn at random.
+        share: this part (one item at least), drawn at random.
         per_class: so many of each class, drawn at random.
         seed: of the draw.
+        rest: show all other items instead: those that the same draw leaves.
     """
 
     def __init__(self, dataset: Any, indices: Sequence[int] | None = None,
                  num_items: int | None = None, share: float | None = None,
-                 per_class: int | None = None, seed: int = 0):
+                 per_class: int | None = None, seed: int = 0, rest: bool = False):
         super().__init__(dataset)
         given = [v for v in (indices, num_items, share, per_class) if v is not None]
         if len(given) != 1:
@@ -215,9 +216,19 @@ class SubsetDataset(_Selection):
         self.share = share
         self.per_class = per_class
         self.seed = seed
+        self.rest = rest
 
     def choose(self) -> np.ndarray:
         """Take or draw the indices; drawn ones are sorted."""
+        chosen = self._drawn()
+        if not self.rest:
+            return chosen
+        left = np.setdiff1d(np.arange(len(self.dataset)), chosen)
+        if not len(left):
+            raise DataError('SubsetDataset: rest=True, but the draw leaves no item')
+        return left
+
+    def _drawn(self) -> np.ndarray:
         size = len(self.dataset)
         rng = np.random.default_rng(self.seed)
         if self.given is not None:
@@ -229,7 +240,8 @@ class SubsetDataset(_Selection):
             members = items_of_class(self.dataset.labels()).values()
             return np.unique(np.concatenate([rng.permutation(m)[: self.per_class]
                                              for m in members]))
-        count = self.num_items if self.num_items is not None else round(size * (self.share or 0))
+        count = self.num_items if self.num_items is not None \
+            else max(1, round(size * (self.share or 0)))
         if not 0 < count <= size:
             raise DataError(f'SubsetDataset: {count} of {size} items asked for')
         return np.sort(rng.permutation(size)[:count])

@@ -125,3 +125,16 @@ def test_cached_results_round_trip_without_pickle():
     found = decode_results(encode_results(results))
     assert np.array_equal(found.pop('img'), results['img'])
     assert found == {'img_shape': (2, 3), 'label': 4, 'flip': False, 'text': 'ä', 'img_path': None}
+
+
+def test_a_draw_and_its_rest_make_the_whole():
+    class Ten:
+        def __len__(self):
+            return 10
+
+    drawn, rest = (SubsetDataset(Ten(), share=0.2, rest=r) for r in (False, True))
+    assert len(drawn) == 2 and len(rest) == 8
+    assert sorted([*drawn.indices.tolist(), *rest.indices.tolist()]) == list(range(10))
+    assert len(SubsetDataset(Ten(), share=0.01)) == 1
+    with pytest.raises(DataError, match='the draw leaves no item'):
+        len(SubsetDataset(Ten(), share=1.0, rest=True))

@@ -26,9 +26,9 @@ def write_coco(folder, annotations, categories=((3, 'cat'), (7, 'dog'), (90, 'ow
                    for i, f in images],
         'annotations': annotations,
         'categories': [{'id': i, 'name': n} for i, n in categories]}
-    (folder / name).write_text(json.dumps(content))
     for _, file in images:
         save_image(folder / 'images' / file)
+    (folder / name).write_text(json.dumps(content))
     return content
 
 
