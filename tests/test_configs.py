@@ -80,8 +80,10 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
     'MLPMixer': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'image_size': SIZE, 'patch_size': 8},
+    # Beside random weights that stay as they are, little could be learned.
+    'LoRA': lambda cfg: {'rank': 4, 'trainable': ['embedding', 'norm']},
     'LlamaDecoder': lambda cfg: {
-        'embed_dim': 32, 'num_layers': 2, 'num_heads': 2, 'num_kv_heads': 1},
+        'embed_dim': 32, 'num_layers': 2, 'num_heads': 2, 'num_kv_heads': 1, 'hidden_dim': 64},
 }
 
 
@@ -218,6 +220,10 @@ TASKS = {
     'CausalLM': Task(
         text_batch, check_text,
         lambda p, truth: (p.tokens == truth.target_tokens).float().mean().item() > 0.9),
+    'LoRA': Task(
+        text_batch, check_text,
+        lambda p, truth: (p.tokens == truth.target_tokens).float().mean().item() > 0.9,
+        constant=r'^base\..*(attention|mlp)\.\w+\.weight$'),
     # the first layer of DETR's decoder looks from queries at queries that are all zero
     'DETR': Task(
         scene_batch, check_detection, found_box, raw_objects,
