@@ -53,6 +53,11 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'step': 2.0, 'group_width': 8},
     'DenseNet': lambda cfg: {
         'depth': 121, 'num_layers': (1, 1, 1, 1), 'growth': 8, 'stem_channels': 16},
+    'ConvNeXt': lambda cfg: {
+        'size': 'tiny', 'base_channels': 8, 'num_blocks': (1, 1, 1, 1), 'drop_path': 0.0},
+    'RepVGG': lambda cfg: {
+        'size': cfg['size'] if cfg['size'].endswith('se') else 'a0', 'num_blocks': (1, 1, 2, 1),
+        'width': 0.25},
     'ShuffleNetV2': lambda cfg: {'num_blocks': (1, 1, 2), 'width': 0.5, 'last_channels': 64},
     'MobileNetV2': lambda cfg: {'width': 0.25, 'last_channels': 32},
     'VisionTransformer': lambda cfg: {

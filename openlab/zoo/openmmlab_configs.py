@@ -17,7 +17,7 @@ class PublishedConfig:
     """One row.
 
     Attributes:
-        pattern: regular expression that is searched in the published name.
+        pattern: regular expression that is searched in the published name, in lower case.
         config: config of ours, from ``configs/classification``.
         changes: overrides, such as ``'model.backbone.depth=50'``.
     """
@@ -28,7 +28,7 @@ class PublishedConfig:
 
     def overrides(self, name: str) -> list[str]:
         """The changes for one published name."""
-        found = re.search(self.pattern, name)
+        found = re.search(self.pattern, name.lower())
         return [found.expand(change) for change in self.changes] if found else []
 
 
@@ -78,16 +78,24 @@ CLASSIFIERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/densenet(\d+)_', 'densenet/densenet121_90e_imagenet',
                     [r'model.backbone.depth=\1']),
     PublishedConfig(r'/shufflenet-v2-1x_', 'shufflenet_v2/shufflenet_v2_x1_300e_imagenet'),
+    PublishedConfig(r'/convnext-([a-z]+)_.*in21k', 'convnext/convnext_tiny_300e_imagenet',
+                    [r"model.backbone.size='\1'", _IN21K]),
+    PublishedConfig(r'/convnext-([a-z]+)_', 'convnext/convnext_tiny_300e_imagenet',
+                    [r"model.backbone.size='\1'"]),
+    PublishedConfig(r'/convnext-?v2-([a-z]+)_', 'convnext/convnext_v2_tiny_300e_imagenet',
+                    [r"model.backbone.size='\1'"]),
+    PublishedConfig(r'/repvgg-([abd]\d)(g\d|se|)_', 'repvgg/repvgg_a0_120e_imagenet',
+                    [r"model.backbone.size='\1\2'"]),
 )
 
 
 def find_published(name: str) -> PublishedConfig | None:
     """The row of a published config name, such as ``configs/resnet/resnet50_8xb32_in1k.py``."""
-    return next((row for row in CLASSIFIERS if re.search(row.pattern, name)), None)
+    return next((row for row in CLASSIFIERS if re.search(row.pattern, name.lower())), None)
 
 
 def config_of(row: PublishedConfig, name: str) -> str:
     """Name of our config for a published one that ``row`` stands for."""
-    found = re.search(row.pattern, name)
+    found = re.search(row.pattern, name.lower())
     assert found is not None
     return f'configs/classification/{found.expand(row.config)}.py'

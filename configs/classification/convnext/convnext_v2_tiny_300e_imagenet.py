@@ -1,0 +1,13 @@
+"""ConvNeXtV2-T on ImageNet, 300 epochs at batch 256 over all processes.
+
+* Paper: ConvNeXt V2, https://arxiv.org/abs/2301.00808
+* Command: ``openlab train configs/classification/convnext/convnext_v2_tiny_300e_imagenet.py``
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .convnext_tiny_300e_imagenet import *
+
+model.backbone.version = 2
+model.backbone.drop_path = 0.2
