@@ -36,6 +36,89 @@ _CIFAR10 = 'model.head.num_classes=10'
 _IN21K = 'model.head.num_classes=21841'
 _RESNET = 'resnet/resnet50_100e_imagenet'
 
+_VIT = 'vit/vit_base_300e_imagenet'
+_PATCHES = (r"model.backbone.size='\1'", r'model.backbone.patch_size=\2')
+_MEAN = (*_PATCHES, "model.backbone.output='mean'")
+_IMAGE = r'model.backbone.image_size=\3'
+_DINOV2 = ('model.backbone.image_size=518', 'model.backbone.num_registers=0',
+           'model.backbone.with_prefix_position=True')
+_EVA_G = ("model.backbone.size='giant'", 'model.backbone.layer_scale=None',
+          'model.backbone.with_relative_bias=False', 'model.backbone.with_position=True')
+
+TRANSFORMERS: tuple[PublishedConfig, ...] = (
+    PublishedConfig(r'vision_transformer/vit-(\w+)-p(\d+)_.*in1k-(\d+)px', _VIT,
+                    (*_PATCHES, _IMAGE)),
+    PublishedConfig(r'vision_transformer/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
+    PublishedConfig(r'mocov3/benchmarks/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
+    PublishedConfig(r'mae/benchmarks/vit-(\w+)-p(\d+)_.*in1k-(\d+)px', _VIT, (*_MEAN, _IMAGE)),
+    PublishedConfig(r'(?:mae|eva|milan|maskfeat)/benchmarks/vit-(\w+)-p(\d+)_(?!.*linear)', _VIT,
+                    _MEAN),
+    PublishedConfig(r'/clip/vit-(\w+)-p(\d+)_headless', _VIT,
+                    # Its name says 14, but the network has patches of 16.
+                    (_PATCHES[0], 'model.backbone.with_pre_norm=True')),
+    PublishedConfig(r'/clip/vit-(\w+)-p(\d+)_', _VIT,
+                    (*_PATCHES, 'model.backbone.with_pre_norm=True')),
+    PublishedConfig(r'/eva-l-p14_headless', _VIT,
+                    ("model.backbone.size='large'", 'model.backbone.patch_size=14',
+                     "model.backbone.output='mean'")),
+    PublishedConfig(r'/eva-l-p14_.*in1k-(\d+)px', _VIT,
+                    ("model.backbone.size='large'", 'model.backbone.patch_size=14',
+                     r'model.backbone.image_size=\1', "model.backbone.output='mean'")),
+    PublishedConfig(r'/eva-g-p(\d+)_headless', 'beit/beit_base_100e_imagenet',
+                    (*_EVA_G, r'model.backbone.patch_size=\1')),
+    PublishedConfig(r'/eva-g-p(\d+)_.*in1k-(\d+)px', 'beit/beit_base_100e_imagenet',
+                    (*_EVA_G, r'model.backbone.patch_size=\1', r'model.backbone.image_size=\2')),
+    PublishedConfig(r'/eva02-(tiny|small)-p14_in1k', 'eva02/eva02_tiny_100e_imagenet',
+                    (r"model.backbone.size='\1'", 'model.backbone.image_size=336')),
+    PublishedConfig(r'/eva02-(base|large)-p14_in1k', 'eva02/eva02_tiny_100e_imagenet',
+                    (r"model.backbone.size='\1'", 'model.backbone.image_size=448')),
+    PublishedConfig(r'/eva02-(\w+)-p14_headless', 'eva02/eva02_tiny_100e_imagenet',
+                    (r"model.backbone.size='\1'",)),
+    PublishedConfig(r'/vit-giant-p14_dinov2', 'dinov2/dinov2_small_reg4_30e_imagenet',
+                    (*_DINOV2, "model.backbone.size='giant'",
+                     'model.backbone.with_gated_mlp=True')),
+    PublishedConfig(r'/vit-(\w+)-p14_dinov2', 'dinov2/dinov2_small_reg4_30e_imagenet',
+                    (*_DINOV2, r"model.backbone.size='\1'")),
+    PublishedConfig(r'/deit-(tiny|small|base)-distilled_.*in1k-(\d+)px',
+                    'deit/deit_tiny_distilled_300e_imagenet',
+                    (r"model.backbone.size='\1'", r'model.backbone.image_size=\2')),
+    PublishedConfig(r'/deit-(tiny|small|base)-distilled_',
+                    'deit/deit_tiny_distilled_300e_imagenet',
+                    (r"model.backbone.size='\1'",)),
+    PublishedConfig(r'/deit-(tiny|small|base)_.*in1k-(\d+)px', _VIT,
+                    (r"model.backbone.size='\1'", r'model.backbone.image_size=\2')),
+    PublishedConfig(r'/deit-(tiny|small|base)_', _VIT, (r"model.backbone.size='\1'",)),
+    PublishedConfig(r'/deit3-(\w+)-p(\d+)_.*in1k-(\d+)px', 'deit3/deit3_small_300e_imagenet',
+                    (*_PATCHES, _IMAGE)),
+    PublishedConfig(r'/deit3-(\w+)-p(\d+)_', 'deit3/deit3_small_300e_imagenet', _PATCHES),
+    PublishedConfig(r'simmim/benchmarks/swin-(tiny|small|base|large)-w(\d+)_',
+                    'swin/swin_tiny_300e_imagenet',
+                    (r"model.backbone.size='\1'", r'model.backbone.window_size=\2')),
+    PublishedConfig(r'/swin-(tiny|small|base|large)_.*cub-384px', 'swin/swin_tiny_300e_imagenet',
+                    (r"model.backbone.size='\1'", 'model.backbone.window_size=12',
+                     'model.head.num_classes=200')),
+    PublishedConfig(r'swin_transformer/swin-(tiny|small|base|large)_.*-384px',
+                    'swin/swin_tiny_300e_imagenet',
+                    (r"model.backbone.size='\1'", 'model.backbone.window_size=12')),
+    PublishedConfig(r'swin_transformer/swin-(tiny|small|base|large)_',
+                    'swin/swin_tiny_300e_imagenet',
+                    (r"model.backbone.size='\1'",)),
+    *(PublishedConfig(
+        rf'/swinv2-(tiny|small|base|large)-w{window}_{trained}16x',
+        'swin_v2/swin_v2_tiny_w8_300e_imagenet_256',
+        (r"model.backbone.size='\1'",
+         f'model.backbone.window_size=[{window}, {window}, {window}, {max(window // 2, 8)}]',
+         *(['model.backbone.trained_window=[12, 12, 12, 6]'] if trained else [])))
+      for window in (8, 16, 24) for trained in ('', 'in21k-pre_')),
+    PublishedConfig(r'/twins-(pcpvt|svt)-(\w+)_\d+x', 'twins/twins_pcpvt_small_300e_imagenet',
+                    (r"model.backbone.size='\1_\2'",)),
+    PublishedConfig(r'/mlp-mixer-(\w+)-p(\d+)_', 'mlp_mixer/mlp_mixer_base_300e_imagenet',
+                    _PATCHES),
+    PublishedConfig(r'beit(?:v2)?/benchmarks/beit-base', 'beit/beit_base_100e_imagenet'),
+    PublishedConfig(r'cae/benchmarks/beit-base', 'beit/beit_base_100e_imagenet',
+                    ('model.backbone.with_position=True',)),
+)
+
 CLASSIFIERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/vgg(\d+)bn_', 'vgg/vgg16_100e_imagenet', [r'model.backbone.depth=\1']),
     PublishedConfig(r'/vgg(\d+)_', 'vgg/vgg16_100e_imagenet',
@@ -86,6 +169,7 @@ CLASSIFIERS: tuple[PublishedConfig, ...] = (
                     [r"model.backbone.size='\1'"]),
     PublishedConfig(r'/repvgg-([abd]\d)(g\d|se|)_', 'repvgg/repvgg_a0_120e_imagenet',
                     [r"model.backbone.size='\1\2'"]),
+    *TRANSFORMERS,
 )
 
 
