@@ -55,7 +55,8 @@ param_scheduler = [
     dict(type=LinearWarmup, by_epoch=False, end=100),
     dict(type=CosineAnnealingLR, by_epoch=True, T_max=max_epochs, end=max_epochs),
 ]
-default_hooks = dict(checkpoint=dict(type=CheckpointHook, keep=3, save_best='auto'))
+default_hooks = dict(
+    checkpoint=dict(type=CheckpointHook, keep=3, save_best='auto', rule='greater'))
 randomness = dict(seed=0)
 '''
 _ENGINE = {

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -73,7 +71,5 @@ def test_an_imported_folder_trains(tmp_path, kind, capsys):
             'model.backbone.num_blocks=[1,1,1,1]', 'train_dataloader.batch_size=4',
             'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
     assert main(['train', str(out), '--work-dir', str(tmp_path / 'run'), '--set', *tiny]) == 0
-    results = [json.loads(line) for file in (tmp_path / 'run').rglob('*.jsonl')
-               for line in file.read_text().splitlines()]
-    key = {'coco': 'coco/box_AP', 'pairs': 'segmentation/mIoU'}[kind]
-    assert any(key in row for row in results), sorted({k for row in results for k in row})
+    key = {'coco': 'coco/box_AP', 'pairs': 'segmentation/miou'}[kind]
+    assert key in (tmp_path / 'run' / 'log.jsonl').read_text()

@@ -80,6 +80,10 @@ class SegmentationDataset(BaseDataset):
             metainfo['palette'] = self.palette
         return Annotations(RecordTable(columns), self._class_names(), dropped, metainfo)
 
+    def labels(self) -> list[list[int]]:
+        """None for any item: what a mask holds is known only once it is read."""
+        return [[] for _ in range(len(self))]
+
     def prepare(self, index: int) -> Results:
         """Record, and how its mask is to be read."""
         results = super().prepare(index)

@@ -29,6 +29,7 @@ def test_pairs_are_matched_by_name_and_the_rest_is_told(tmp_path, files):
     (tmp_path / 'masks' / 'train' / '2.png').unlink()
     dataset = dataset_of(tmp_path)
     assert len(dataset) == 1 and dataset.metainfo['classes'] == ()
+    assert dataset.labels() == [[]]
     assert files.reasons(dataset) == ['mask without an image in images/train',
                                       'no mask 2.png in masks/train']
     item = dataset[0]
