@@ -58,8 +58,8 @@ class PyramidRoIAlign(nn.Module):
         wanted = wanted.clamp(exponents[0], exponents[-1])
         out = feats[0].new_zeros(len(rois), feats[0].shape[1], self.size, self.size)
         for x, exponent in zip(feats, exponents):
-            if torch.compiler.is_compiling():
-                # Programs want shapes that do not depend on data: each level pools all regions.
+            if torch.compiler.is_compiling() or rois.is_meta:
+                # There shapes must not depend on data: each level pools all regions.
                 pooled = self._pool(x, rois, exponent).to(out.dtype)
                 out = torch.where((wanted == exponent)[:, None, None, None], pooled, out)
                 continue

@@ -488,6 +488,8 @@ def _box_loss(deltas: Tensor, goal: Tensor) -> Tensor:
 def _suppress(boxes: Tensor, scores: Tensor, limits: ProposalLimits) -> Tensor:
     """Scores (n,), minus infinity where a better box (n, 4) overlaps or a side is too short."""
     is_wide = ((boxes[:, 2:] - boxes[:, :2]) >= limits.min_size).all(dim=1)
+    if boxes.is_meta:  # there is nothing to compare
+        return scores
     # torchvision tells torch.export that suppression leaves two boxes or more: two that overlap
     # nothing make it true.
     apart = boxes.new_tensor([[-4, -4, -3, -3], [-2, -2, -1, -1]])
