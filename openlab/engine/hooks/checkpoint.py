@@ -32,7 +32,7 @@ _LESS = re.compile(
     r'loss|error|perplexity|ppl|nll|brier|\b(ece|mce|mae|mse|rmse|epe|fid|kid|wer|cer|nme)\b')
 _GREATER = re.compile(
     r'acc|top\d|precision|recall|f1|auc|dice|iou|map|psnr|ssim|kappa|hmean|bleu|pck|mcc|r2'
-    r'|\b(ap|ar|pq|score|oks)(\d+|_\w+)?\b')
+    r'|(?<![a-z])(ap|ar|pq|score|oks)(\d+|_\w+)?\b')
 
 
 @HOOKS.register_module()

@@ -25,6 +25,7 @@ def train(work_dir, **options):
 
 @pytest.mark.parametrize(('name', 'rule'), [
     ('accuracy/top1', 'greater'), ('bbox/mAP_50', 'greater'), ('coco/AP', 'greater'),
+    ('coco/box_AP50', 'greater'),
     ('miou/mIoU', 'greater'), ('f1/macro', 'greater'), ('loss', 'less'), ('val/loss_cls', 'less'),
     ('calibration/ece', 'less'), ('depth/rmse', 'less'), ('lm/perplexity', 'less'),
     ('image/psnr', 'greater'), ('quality/fid', 'less')])
