@@ -34,6 +34,9 @@ CONFIGS = sorted(
 SIZE, NUM_CLASSES, VOCAB, LENGTH = 32, 5, 64, 16
 SCENE = 64  # pixels of images with objects: the deepest maps must not be a single place
 
+ALL_BOXES = {'type': 'DetectionLimits', 'score': 0.0, 'candidates': 50}
+FEW_PROPOSALS = {'type': 'ProposalLimits', 'candidates': 50, 'proposals': 30}
+
 # Arguments that are small wherever they stand, and those that make one class small.
 ANYWHERE = {'num_classes': NUM_CLASSES, 'vocab_size': VOCAB, 'context_length': LENGTH}
 TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -87,6 +90,13 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'embed_dim': 32, 'depth': 2, 'image_size': SIZE, 'patch_size': 8},
     # Beside random weights that stay as they are, little could be learned.
     'LoRA': lambda cfg: {'rank': 4, 'trainable': ['embedding', 'norm']},
+    # with one channel to a group, group norm would let nothing through from maps of one pixel
+    'FPN': lambda cfg: {'out_channels': 48},
+    'RetinaHead': lambda cfg: {'num_convs': 1, 'limits': ALL_BOXES},
+    'FCOSHead': lambda cfg: {'num_convs': 1, 'limits': ALL_BOXES},
+    'RPNHead': lambda cfg: {'train_limits': FEW_PROPOSALS, 'test_limits': FEW_PROPOSALS},
+    'BoxHead': lambda cfg: {'hidden': 32},
+    'MaskHead': lambda cfg: {'hidden': 16, 'num_convs': 1},
     'LlamaDecoder': lambda cfg: {
         'embed_dim': 32, 'num_layers': 2, 'num_heads': 2, 'num_kv_heads': 1, 'hidden_dim': 64},
 }
@@ -189,9 +199,24 @@ def check_detection(prediction, truth):
 
 
 def found_box(prediction, truth):
+    if not len(prediction):
+        return False
     best = prediction.scores.argmax()
     overlap = box_iou(prediction.boxes[best][None], truth.boxes).item()
     return overlap > 0.5 and bool(prediction.labels[best] == truth.labels[0])
+
+
+def came_with_a_box(sample):
+    return sample.labels.tolist() == [3] and sample.boxes.shape == (1, 4)
+
+
+def check_masked_detection(prediction, truth):
+    check_detection(prediction, truth)
+    assert prediction.masks.shape == (len(prediction.boxes), SCENE, SCENE)
+
+
+def found_box_and_mask(prediction, truth):
+    return found_box(prediction, truth) and found_mask(prediction, truth)
 
 
 def check_masks(prediction, truth):
@@ -231,9 +256,13 @@ TASKS = {
         constant=r'^base\..*(attention|mlp)\.\w+\.weight$'),
     # the first layer of DETR's decoder looks from queries at queries that are all zero
     'DETR': Task(
-        scene_batch, check_detection, found_box, raw_objects,
-        lambda s: s.labels.tolist() == [3] and s.boxes.shape == (1, 4),
+        scene_batch, check_detection, found_box, raw_objects, came_with_a_box,
         constant=r'^head\.decoder\.0\.self_attn\.[qkv]_proj\.'),
+    **dict.fromkeys(('RetinaNet', 'FCOS', 'FasterRCNN'), Task(
+        scene_batch, check_detection, found_box, raw_objects, came_with_a_box)),
+    'MaskRCNN': Task(
+        scene_batch, check_masked_detection, found_box_and_mask, raw_objects,
+        lambda s: came_with_a_box(s) and s.masks.shape[0] == 1),
     'Mask2Former': Task(
         scene_batch, check_masks, found_mask, raw_segments,
         lambda s: s.labels.tolist() == [3] and s.masks.shape[0] == 1),
