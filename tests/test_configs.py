@@ -61,6 +61,11 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'RepVGG': lambda cfg: {
         'size': cfg['size'] if cfg['size'].endswith('se') else 'a0', 'num_blocks': (1, 1, 2, 1),
         'width': 0.25},
+    'Res2Net': lambda cfg: {
+        'depth': 50, 'num_blocks': (1, 1, 1, 1), 'base_channels': 8, 'slice_width': 4},
+    'PoolFormer': lambda cfg: {
+        'size': 's12', 'num_blocks': (1, 1, 1, 1), 'channels': (8, 16, 24, 32),
+        'drop_path': 0.0},
     'ShuffleNetV2': lambda cfg: {'num_blocks': (1, 1, 2), 'width': 0.5, 'last_channels': 64},
     'MobileNetV2': lambda cfg: {'width': 0.25, 'last_channels': 32},
     'VisionTransformer': lambda cfg: {
