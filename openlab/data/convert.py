@@ -77,7 +77,8 @@ def write_coco(folder: Path, parts: Parts, report: Report) -> None:
         (folder / 'images' / part).mkdir(parents=True)
         names = _unique_names({part: dataset})
         ids = dataset.metainfo.get('category_ids') or range(1, len(_classes(dataset)) + 1)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         is_numbered = min(dataset.table.column('img_id')) > 0
         for index in range(len(dataset)):
             record = dataset.get_info(index)

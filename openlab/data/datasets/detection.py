@@ -149,12 +149,12 @@ class DetectionDataset(BaseDataset):
                     f'{height}, box [{corners}] (xyxy)', reason))
             keep &= ~is_bad
         if objects.segmentation is not None:
-            for i in np.flatnonzero(keep).tolist():
-                problem = mask_problem(objects.segmentation[i], sizes[objects.image[i]])
+            for j in np.flatnonzero(keep).tolist():
+                problem = mask_problem(objects.segmentation[j], sizes[objects.image[j]])
                 if problem:
-                    keep[i] = False
-                    dropped.append(Dropped(f'{objects.sources(i)}, image '
-                                           f'{images.paths[objects.image[i]]}', problem))
+                    keep[j] = False
+                    dropped.append(Dropped(f'{objects.sources(j)}, image '
+                                           f'{images.paths[objects.image[j]]}', problem))
         return cut, keep
 
     def original(self, index: int) -> DataSample:

@@ -16,6 +16,7 @@ from openlab.data.transforms.geometry import (
     IGNORE,
     Fill,
     apply_move,
+    as_fill,
     check_size,
     select_objects,
     translation,
@@ -49,8 +50,8 @@ class PhotometricDistortion(Transform):
             if len(span) != 2 or not 0 <= span[0] <= span[1]:
                 raise ValueError(f'{name} must be a range 0 <= low <= high, got {span}')
         self.brightness = brightness
-        self.contrast = tuple(contrast)
-        self.saturation = tuple(saturation)
+        self.contrast = (float(contrast[0]), float(contrast[1]))
+        self.saturation = (float(saturation[0]), float(saturation[1]))
         self.hue = hue
         self.prob = check_prob(prob)
         self.swap_prob = check_prob(swap_prob, 'swap_prob')
@@ -155,10 +156,11 @@ class LargeScaleJitter(Transform):
     """
 
     def __init__(self, size: int | Sequence[int], ratio_range: Sequence[float] = (0.1, 2.0),
-                 fill: Fill = 114, map_fill: int = IGNORE, min_visible: float = 0.0):
+                 fill: Fill | Sequence[int] = 114, map_fill: int = IGNORE,
+                 min_visible: float = 0.0):
         self.size = check_size(size)
         self.resize = RandomResize(ratio_range=ratio_range, base=self.size)
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.fill = as_fill(fill)
         self.map_fill = map_fill
         self.min_visible = min_visible
 

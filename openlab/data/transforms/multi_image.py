@@ -22,6 +22,7 @@ from openlab.data.transforms.geometry import (
     PER_OBJECT,
     Fill,
     apply_move,
+    as_fill,
     check_size,
     scaling,
     select_objects,
@@ -82,13 +83,13 @@ class Mosaic(MultiImageTransform):
     num_others = 3
 
     def __init__(self, size: int | Sequence[int], center_range: Sequence[float] = (0.25, 0.75),
-                 fill: Fill = 114, min_visible: float = 0.1, prob: float = 1.0):
+                 fill: Fill | Sequence[int] = 114, min_visible: float = 0.1, prob: float = 1.0):
         super().__init__(prob)
         if not 0 < center_range[0] <= center_range[1] < 1:
             raise ValueError(f'center_range must be 0 < low <= high < 1, got {center_range}')
         self.size = check_size(size)
-        self.center_range = tuple(center_range)
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.center_range = (float(center_range[0]), float(center_range[1]))
+        self.fill = as_fill(fill)
         self.min_visible = min_visible
 
     def mix(self, results: Results, others: list[Results]) -> Results:
@@ -153,14 +154,14 @@ class BoxMixUp(MultiImageTransform):
         prob: how often.
     """
 
-    def __init__(self, share: float | Sequence[float] = 0.5, fill: Fill = 114,
+    def __init__(self, share: float | Sequence[float] = 0.5, fill: Fill | Sequence[int] = 114,
                  prob: float = 1.0):
         super().__init__(prob)
         low, high = (share, share) if isinstance(share, (int, float)) else share
         if not 0 < low <= high < 1:
             raise ValueError(f'share must be within 0 and 1, got {share}')
         self.share = (float(low), float(high))
-        self.fill = tuple(fill) if isinstance(fill, (list, tuple)) else fill
+        self.fill = as_fill(fill)
 
     def mix(self, results: Results, others: list[Results]) -> Results:
         """Fit, blend, join the objects."""
