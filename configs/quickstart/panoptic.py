@@ -40,8 +40,9 @@ model = dict(
         num_layers=3, hidden_dim=128, num_points=1024,
         limits=dict(type=SegmentLimits, score=0.5, overlap=0.6, detections=20)))
 
-max_epochs = 8
+max_epochs = 5
 warmup_epochs = 1
+train_dataloader.batch_size = 8
 optim_wrapper.optimizer.lr = 1e-3
 val_evaluator = [
     dict(type=PanopticQuality), dict(type=CocoMetric, kinds=['mask']),

@@ -108,7 +108,7 @@ class PanopticQuality(Metric):
         self.sums = torch.stack(seen).sum(0) if seen else None
 
     def _count_classes(self) -> int:
-        classes = self.dataset_meta.get('classes')
+        classes = self.dataset_meta.get('classes') or ()
         if self.num_classes is None and not classes:
             raise ValueError('PanopticQuality needs num_classes: the dataset names no classes')
         return self.num_classes or len(classes)

@@ -19,7 +19,7 @@ h, w size of the deepest map
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -305,7 +305,8 @@ class DETR(Algorithm):
     def __init__(self, backbone: nn.Module, head: nn.Module,
                  preprocessor: nn.Module | None = None):
         super().__init__(preprocessor)
-        self.backbone, self.head = backbone, head
+        self.backbone = backbone
+        self.head: Any = head  # has loss and predict besides forward
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> DETROutputs:
         """Images (B, 3, H, W) to the head's raw outputs; samples tell what is padding."""

@@ -322,7 +322,7 @@ class Mask2FormerHead(nn.Module):
             image_size: (H, W) of the padded input.
         """
         pixels, *maps = feats
-        sizes = [x.shape[-2:] for x in maps]
+        sizes = [(x.shape[-2], x.shape[-1]) for x in maps]
         positions = [flat_position(x, self.embed_dim) for x in maps]
         levels = [
             layer(x).flatten(2).transpose(1, 2) + embed
@@ -487,7 +487,8 @@ class Mask2Former(Algorithm):
     def __init__(self, backbone: nn.Module, pixel_decoder: nn.Module, head: nn.Module,
                  preprocessor: nn.Module | None = None):
         super().__init__(preprocessor)
-        self.backbone, self.pixel_decoder, self.head = backbone, pixel_decoder, head
+        self.backbone, self.pixel_decoder = backbone, pixel_decoder
+        self.head: Any = head  # has loss and predict besides forward
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> MaskOutputs:
         """Images (B, 3, H, W) to the head's raw outputs."""
