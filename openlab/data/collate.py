@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,11 +43,36 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _stack(inputs: list[Tensor]) -> Tensor | list[Tensor]:
     if len({(x.shape, x.dtype) for x in inputs}) > 1:
-        return inputs
+        return [_planes(x) if _is_interleaved(x) else x for x in inputs]
     if torch.utils.data.get_worker_info() is None:
-        return torch.stack(inputs)
+        return _stack_into(inputs, inputs[0].new_empty((len(inputs), *inputs[0].shape)))
     # In a worker the batch is written straight into the shared memory that it travels in.
     first = inputs[0]
     storage = first._typed_storage()._new_shared(first.numel() * len(inputs), device=first.device)
     out = first.new(storage).resize_(len(inputs), *first.shape)
-    return torch.stack(inputs, out=out)
+    return _stack_into(inputs, out)
+
+
+def _stack_into(inputs: list[Tensor], out: Tensor) -> Tensor:
+    if not all(map(_is_interleaved, inputs)):
+        return torch.stack(inputs, out=out)
+    for image, planes in zip(inputs, out.numpy(), strict=True):
+        _write_planes(image, planes)
+    return out
+
+
+def _is_interleaved(image: Tensor) -> bool:
+    """Whether this is the view of (H, W, 3) bytes that ``PackInputs`` gives."""
+    return (image.dtype == torch.uint8 and image.ndim == 3 and len(image) > 1
+            and image.stride() == (1, image.shape[2] * len(image), len(image)))
+
+
+def _planes(image: Tensor) -> Tensor:
+    out = image.new_empty(image.shape)
+    _write_planes(image, out.numpy())
+    return out
+
+
+def _write_planes(image: Tensor, planes: np.ndarray) -> None:
+    # Many times as fast as copying with strides.
+    cv2.split(image.permute(1, 2, 0).numpy(), list(planes))

@@ -5,8 +5,9 @@ N objects · K classes · J keypoints per object · H, W image height and width 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -73,14 +74,16 @@ class DataSample:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DataSample:
         """Return a copy whose tensors live on ``device``."""
-        moved: dict[str, Any] = {
-            n: v.to(device, non_blocking=non_blocking) for n, v in self.tensors()
-        }
-        extra = {
+        moved = copy.copy(self)
+        values = vars(moved)
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=non_blocking)
+        moved.extra = {
             k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v
             for k, v in self.extra.items()
         }
-        return replace(self, **moved, extra=extra)
+        return moved
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every tensor field that is set."""

@@ -29,6 +29,10 @@ class Transform(ABC):
     def __call__(self, results: Results) -> Results | None:
         """Return the changed results; ``None`` asks the loader for another item instead."""
 
+    def joined_to(self, previous: Any) -> Transform | None:
+        """One transform that does ``previous`` and this one, to the same result but sooner."""
+        return None
+
     def __repr__(self) -> str:
         arguments = ', '.join(f'{k}={v!r}' for k, v in vars(self).items() if k[0] != '_')
         return f'{type(self).__name__}({arguments})'
@@ -38,12 +42,16 @@ class Transform(ABC):
 class Compose(Transform):
     """Apply transforms in order.
 
+    Neighbours that know how to work together do so (a crop has only that part resized which it
+    keeps); the result is that of one after the other.
+
     Args:
         transforms: transforms, or any callables from results to results.
     """
 
     def __init__(self, transforms: Sequence[Callable[[Results], Results | None]]):
         self.transforms = list(transforms)
+        self._steps, self._steps_of = self.transforms, self.transforms
         for position, transform in enumerate(self.transforms):
             if not callable(transform):
                 raise TypeError(
@@ -53,12 +61,32 @@ class Compose(Transform):
 
     def __call__(self, results: Results) -> Results | None:
         """Run the steps; stop where one turns the item down."""
-        for transform in self.transforms:
+        if self.transforms != self._steps_of or self._steps_of is self.transforms:
+            # At first, and after a hook has edited the list.
+            self._steps_of = list(self.transforms)
+            self._steps = join_neighbours(self._steps_of)
+        for transform in self._steps:
             changed = transform(results)
             if changed is None:
                 return None
             results = changed
         return results
+
+
+def join_neighbours(
+    transforms: Sequence[Callable[[Results], Results | None]]
+) -> list[Callable[[Results], Results | None]]:
+    """Put one transform in the place of each two that can be joined."""
+    steps: list[Callable[[Results], Results | None]] = []
+    for transform in transforms:
+        joined = None
+        if steps and isinstance(transform, Transform):
+            joined = transform.joined_to(steps[-1])
+        if joined is None:
+            steps.append(transform)
+        else:
+            steps[-1] = joined
+    return steps
 
 
 @TRANSFORMS.register_module()
@@ -115,6 +143,11 @@ def check_prob(prob: float, name: str = 'prob') -> float:
     if not 0 <= prob <= 1:
         raise ValueError(f'{name} must be between 0 and 1, got {prob!r}')
     return prob
+
+
+def draw_index(count: int) -> int:
+    """A whole number drawn evenly from 0 to ``count`` - 1; sooner than numpy's ``randint``."""
+    return int(np.random.random_sample() * count)
 
 
 def draw_between(span: Sequence[float] | np.ndarray) -> float:

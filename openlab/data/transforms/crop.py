@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from openlab.data.transforms.base import Results, draw_between
+from openlab.data.transforms.base import Results, Transform, draw_between, draw_index
 from openlab.data.transforms.geometry import (
     IGNORE,
+    TIED_TO_IMAGE,
     Fill,
     GeometricTransform,
     Move,
     Role,
+    apply_move,
     as_fill,
     check_interpolation,
     check_size,
     scaling,
     translation,
 )
-from openlab.data.transforms.resize import Backend, check_backend, resize_image
+from openlab.data.transforms.resize import (
+    Backend,
+    RandomResize,
+    Resize,
+    ResizeMove,
+    check_backend,
+    resize_corner,
+    resize_image,
+)
 from openlab.registry import TRANSFORMS
 
 Window = tuple[int, int, int, int]
@@ -86,6 +97,44 @@ class _Cropping(GeometricTransform):
         window = (top, left, *size)
         return WindowMove(translation(-left, -top), size, fill=self.fill,
                           map_fill=self.map_fill, window=window)
+
+    def joined_to(self, previous: Any) -> Transform | None:
+        """With a bilinear resize: leave out what the crop would throw away."""
+        fits = (type(previous) in (Resize, RandomResize) and type(self) in (CenterCrop, RandomCrop)
+                and previous.interpolation == 'bilinear')
+        return ResizeThenCrop(previous, self) if fits else None
+
+
+class ResizeThenCrop(Transform):
+    """Both steps at once, for items that have nothing but an image; ``Compose`` makes it.
+
+    Args:
+        resize: the first step.
+        crop: the second.
+    """
+
+    def __init__(self, resize: Resize | RandomResize, crop: _Cropping):
+        self.resize = resize
+        self.crop = crop
+
+    def __call__(self, results: Results) -> Results | None:
+        """Draw both, then resize as much as the crop needs."""
+        image = results['img']
+        is_color = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        if not is_color or any(results.get(key) is not None for key in TIED_TO_IMAGE):
+            resized = self.resize(results)
+            return None if resized is None else self.crop(resized)
+        first = self.resize.plan(results)
+        # Crops look at the size of the image alone.
+        results['img'] = np.broadcast_to(image[:1, :1], (*first.size, 3))
+        second = self.crop.plan(results)
+        assert isinstance(first, ResizeMove) and isinstance(second, WindowMove)
+        top, left, height, width = second.window
+        corner = min(top + height, first.size[0]), min(left + width, first.size[1])
+        results['img'] = resize_corner(image, first.size, corner, first.antialias, first.backend)
+        before = results.get('matrix')
+        results['matrix'] = first.matrix if before is None else first.matrix @ before
+        return apply_move(results, second)
 
 
 @TRANSFORMS.register_module()
@@ -193,7 +242,7 @@ class RandomCrop(_Cropping):
 
 def _draw_start(length: int, size: int, padding: int) -> int:
     low, high = -padding, length + padding - size
-    return int(np.random.randint(min(low, high), max(low, high) + 1))
+    return min(low, high) + draw_index(abs(high - low) + 1)
 
 
 @TRANSFORMS.register_module()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from openlab.data.transforms.base import Results, check_prob
+from openlab.data.transforms.base import Results, check_prob, draw_index
 from openlab.data.transforms.geometry import GeometricTransform, Move, Role, apply_move
 from openlab.registry import TRANSFORMS
 
@@ -55,13 +55,11 @@ class RandomFlip(GeometricTransform):
         results.setdefault('flip', False)
         if np.random.rand() >= self.prob:
             return None
-        name = self.directions[np.random.randint(len(self.directions))]
+        name = self.directions[draw_index(len(self.directions))]
         height, width = results['img'].shape[:2]
-        matrix = np.eye(3)
-        if name != 'vertical':
-            matrix = np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]) @ matrix
-        if name != 'horizontal':
-            matrix = np.array([[1.0, 0, 0], [0, -1, height], [0, 0, 1]]) @ matrix
+        x_sign, x_start = (1, 0) if name == 'vertical' else (-1, width)
+        y_sign, y_start = (1, 0) if name == 'horizontal' else (-1, height)
+        matrix = np.array([[x_sign, 0, x_start], [0, y_sign, y_start], [0, 0, 1]], np.float64)
         results['flip'] = True
         results['flip_direction'] = name
         return FlipMove(matrix, (height, width), code=self.CODES[name])

@@ -23,6 +23,7 @@ Fill = int | tuple[int, int, int]
 IGNORE = 255
 PER_OBJECT = ('boxes', 'labels', 'is_crowd', 'masks', 'keypoints', 'scores', 'areas', 'ann_ids')
 """Results with one entry for each object."""
+TIED_TO_IMAGE = ('boxes', 'masks', 'keypoints', 'semantic_map', 'panoptic_map')
 
 INTERPOLATIONS = {
     'nearest': cv2.INTER_NEAREST_EXACT,
@@ -77,7 +78,7 @@ def translation(x: float, y: float) -> np.ndarray:
 
 def scaling(x: float, y: float) -> np.ndarray:
     """Matrix that multiplies x and y."""
-    return np.diag([x, y, 1.0])
+    return np.array([[x, 0, 0], [0, y, 0], [0, 0, 1]], dtype=np.float64)
 
 
 def move_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -168,7 +169,8 @@ def apply_move(results: Results, move: Move, min_visible: float = 0.0) -> Result
     """Move everything in ``results`` that is tied to the image."""
     results['img'] = move.pixels(results['img'], 'image')
     results['img_shape'] = move.size
-    results['matrix'] = move.matrix @ results.get('matrix', np.eye(3))
+    before = results.get('matrix')
+    results['matrix'] = move.matrix if before is None else move.matrix @ before
     for key in ('semantic_map', 'panoptic_map'):
         if results.get(key) is not None:
             # OpenCV has no 64-bit images; int32 holds every class and segment index.

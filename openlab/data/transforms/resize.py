@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,13 @@ def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = 
     With ``antialias``, down-scaling weighs all pixels that a new one covers. ``torch`` does so
     as Pillow does, to one step of 255, and several times faster; ``cv2`` by its area method.
     Whatever a backend lacks (other interpolations, other types of pixels) OpenCV does.
+
+    Args:
+        image: what to resize.
+        size: (H, W) of the result.
+        interpolation: see ``Resize``.
+        antialias: see ``Resize``.
+        backend: see ``Resize``.
     """
     height, width = size
     if image.shape[:2] == (height, width):
@@ -48,6 +56,33 @@ def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = 
         interpolation = 'area'
     flag = INTERPOLATIONS[interpolation]
     return cv2.resize(image, (width, height), interpolation=flag)
+
+
+def resize_corner(image: np.ndarray, size: tuple[int, int], corner: tuple[int, int],
+                  antialias: bool = True, backend: Backend = 'torch') -> np.ndarray:
+    """At least the upper left ``corner`` (H, W) of a bilinearly resized colour image.
+
+    Resized by the same factors from the same origin as in ``resize_image``, so pixels are equal;
+    only what lies below and to the right is not looked at.
+    """
+    kept, factors = [], []
+    for length, new, part in zip(image.shape[:2], size, corner, strict=True):
+        scale = length / new
+        # From the centre of the last wanted pixel as far as its triangle reaches, and one more.
+        reach = math.ceil((part - 0.5) * scale + max(scale, 1.0) + 0.5) + 1
+        kept.append(min(reach, length))
+        # Torch rounds the product down: lift it just over the whole number.
+        factors.append(new / length * (1 + 1e-15))
+    by_area = antialias and backend != 'torch'
+    if tuple(kept) == image.shape[:2] or by_area or size == image.shape[:2]:
+        return resize_image(image, size, 'bilinear', antialias, backend)
+    image = image[:kept[0], :kept[1]]
+    if not antialias:
+        return cv2.resize(image, None, fx=factors[1], fy=factors[0])
+    view = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
+    resized = functional.interpolate(view, scale_factor=factors, mode='bilinear', antialias=True,
+                                     recompute_scale_factor=False)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _resize_torch(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:

@@ -196,6 +196,40 @@ def test_opencv_resizing_stays_near_torchvision():
         assert difference.mean() < 1.5 and difference.max() <= 10
 
 
+@pytest.mark.parametrize('antialias', [True, False])
+@pytest.mark.parametrize('backend', ['torch', 'cv2'])
+@pytest.mark.parametrize('resize', [
+    Resize(shorter=33), Resize((24, 90)), Resize(shorter=61), Resize((40, 50)),
+    RandomResize(ratio_range=(0.4, 1.7)), Resize(shorter=12),
+])
+def test_a_resize_and_a_crop_are_joined_without_a_change(resize, backend, antialias):
+    image = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    resize.antialias, resize.backend = antialias, backend
+    for crop in (CenterCrop(24), RandomCrop((20, 30)), RandomCrop(22, padding=3)):
+        together = Compose([resize, crop])
+        for seed in range(12):
+            np.random.seed(seed)
+            found = together({'img': image})
+            np.random.seed(seed)
+            expected = crop(resize({'img': image}))
+            assert np.array_equal(found.pop('img'), expected.pop('img'))
+            assert np.allclose(found.pop('matrix'), expected.pop('matrix'))
+            assert found == expected
+    assert len(together._steps) == 1
+
+
+def test_only_plain_images_are_resized_in_part():
+    steps = Compose([Resize(shorter=30), CenterCrop(16)])
+    image = smooth_image()
+    found = steps({'img': image, 'semantic_map': image[..., 0],
+                   'boxes': np.array([[20, 20, 60, 50]], np.float32)})
+    expected = CenterCrop(16)(Resize(shorter=30)({'img': image, 'semantic_map': image[..., 0]}))
+    assert np.array_equal(found['semantic_map'], expected['semantic_map'])
+    assert np.array_equal(found['img'], expected['img']) and found['boxes'].max() <= 16
+    steps.transforms.pop()
+    assert steps({'img': image})['img'].shape == (30, 40, 3), 'edited lists count'
+
+
 def test_center_crop_takes_torchvisions_window():
     image = smooth_image(61, 80)
     for size in ((30, 41), (31, 40), (70, 50)):

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from openlab.data.errors import DataError
+from openlab.data.transforms import loading
 from openlab.data.transforms.annotations import LoadAnnotations
 from openlab.data.transforms.base import Compose, RandomApply, RandomChoice
 from openlab.data.transforms.erasing import RandomErasing
@@ -86,6 +87,25 @@ def test_what_is_no_image_is_named(tmp_path, content, message, backend):
         file.write_bytes(content)
     with pytest.raises(DataError, match=rf'{message}.*bad\.jpg'):
         LoadImage(backend=backend)({'img_path': str(file)})
+
+
+@pytest.mark.parametrize('reduce', [1, 2, 4])
+@pytest.mark.parametrize('kind', ['plain', 'odd', 'gray', 'progressive', 'exif'])
+def test_the_pixels_of_a_jpeg_do_not_depend_on_simplejpeg(monkeypatch, kind, reduce):
+    pytest.importorskip('simplejpeg')
+    image = cv2.resize(picture(), (91, 67) if kind == 'odd' else (96, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {'exif': {'exif': exif}, 'progressive': {'progressive': True}}.get(kind, {})
+    data = encoded(image[..., 0] if kind == 'gray' else image, 'JPEG', **options)
+    called = []
+    decode = loading.simplejpeg.decode_jpeg
+    monkeypatch.setattr(loading.simplejpeg, 'decode_jpeg',
+                        lambda *a, **k: called.append(1) or decode(*a, **k))
+    with_it = decode_image(data, reduce=reduce)
+    assert bool(called) == (kind != 'exif')
+    monkeypatch.setattr(loading, 'simplejpeg', None)
+    assert np.array_equal(with_it, decode_image(data, reduce=reduce))
 
 
 def test_a_reduced_jpeg_is_near_the_shrunk_one():
@@ -171,7 +191,8 @@ def test_packing_makes_a_valid_sample():
         label=3, img_path='a.png', depth=np.ones(4, np.float32),
         segmentation=[[[2, 3, 12, 3, 12, 11, 2, 11]]] * 2))
     packed = PackInputs(extra_keys=['depth'])(results)
-    assert packed['inputs'].shape == (3, 20, 30) and packed['inputs'].is_contiguous()
+    assert packed['inputs'].shape == (3, 20, 30)
+    assert packed['inputs'].permute(1, 2, 0).is_contiguous()
     sample = packed['sample'].validate(num_classes=4)
     assert sample.label.item() == 3 and sample.meta['img_path'] == 'a.png'
     assert sample.masks.shape == (2, 20, 30) and sample.extra['depth'].tolist() == [1] * 4
