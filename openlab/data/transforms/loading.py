@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -13,11 +15,7 @@ from openlab.data.errors import DataError
 from openlab.data.transforms.base import Results, Transform
 from openlab.registry import TRANSFORMS
 
-simplejpeg: ModuleType | None
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
+simplejpeg: ModuleType | None = import_module('simplejpeg') if find_spec('simplejpeg') else None
 
 # OpenCV >= 4.11 decodes to RGB by itself; its flag excludes that of BGR, which is 1.
 _RGB: int | None = getattr(cv2, 'IMREAD_COLOR_RGB', None)
