@@ -74,7 +74,7 @@ def photographs(count: int, size: tuple[int, int] = (500, 375)) -> list[bytes]:
 
 
 def make_openlab(fixed: bool, antialias: bool = True, shrink: bool = False) -> Pipeline:
-    """The classes that training uses."""
+    """The classes that training uses (JPEGs by simplejpeg where it is installed)."""
     pipeline = Compose([
         LoadImage(shrink_to=SHORTER if shrink else None),
         Resize(shorter=SHORTER, antialias=antialias),
