@@ -45,6 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     card = todo.add_parser('export-card', help='write the model card of an entry')
     card.add_argument('name')
     card.add_argument('--out', metavar='FILE', help='by default standard output')
+    publish = todo.add_parser('publish', help='make a run ready to be given away')
+    publish.add_argument('work_dir', metavar='WORK_DIR', help='folder of the run, or a checkpoint')
+    publish.add_argument('--out', metavar='DIR', help='by default WORK_DIR/published')
+    publish.add_argument('--name', help='name of the model; by default that of the config')
+    publish.add_argument('--license', default='apache-2.0', help='of the weights')
+    publish.add_argument('--data', nargs='+', default=[], metavar='DATASET',
+                         help='what it learned from; by default the class of the training data')
+    publish.add_argument('--base', metavar='NAME',
+                         help='entry of the zoo that it started from, for the chain of licences')
+    publish.add_argument('--push', metavar='ORG/REPO', help='upload to this Hugging Face hub')
+    publish.add_argument('--public', action='store_true', help='make a new repository public')
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +77,8 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
     return {'ls': _list, 'search': _list, 'show': _show, 'download': _download, 'verify': _verify,
-            'licenses': _licenses, 'status': _status, 'export-card': _card}[args.todo](args)
+            'licenses': _licenses, 'status': _status, 'export-card': _card,
+            'publish': _publish}[args.todo](args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -217,6 +229,18 @@ def _card(args: argparse.Namespace) -> int:
         Path(args.out).write_text(text, encoding='utf-8')
     else:
         print(text, end='')
+    return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from openlab.apis.zoo_publish import publish, push
+
+    folder = publish(args.work_dir, args.out, name=args.name, license_name=args.license,
+                     data=args.data, base=args.base)
+    for file in sorted(folder.iterdir()):
+        print(f'{file} ({file.stat().st_size:,} bytes)')
+    if args.push:
+        print(push(folder, args.push, is_public=args.public))
     return 0
 
 

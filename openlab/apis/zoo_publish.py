@@ -1,0 +1,174 @@
+"""Make a run ready to be given away: weights alone, what they are, and a card to read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openlab.engine.checkpoint_files import (
+    CheckpointError,
+    atomic_folder,
+    read_metadata,
+    read_pointer,
+    resolve_checkpoint,
+    write_weights,
+)
+from openlab.engine.loading import read_state
+from openlab.zoo.card import licence_chain, result_table
+from openlab.zoo.download import file_hash
+from openlab.zoo.index import entry
+
+WEIGHTS_FILE = 'model.safetensors'
+METAFILE = 'metafile.json'
+CONFIG_FILE = 'config.json'
+CARD = 'README.md'
+
+
+def publish(
+    work_dir: str | Path,
+    out: str | Path | None = None,
+    *,
+    name: str | None = None,
+    license_name: str = 'apache-2.0',
+    data: Sequence[str] = (),
+    base: str | None = None,
+) -> Path:
+    """Write the best checkpoint of a run, without the trainer's state, with metafile and card.
+
+    Args:
+        work_dir: folder of a run (its best checkpoint, else its last), or a checkpoint.
+        out: folder to write; by default ``WORK_DIR/published``. It must not exist.
+        name: of the model; by default that of the experiment.
+        license_name: of the weights.
+        data: names of the data that they learned from; by default the training data's class.
+        base: entry of the zoo that the training started from.
+
+    Returns:
+        The folder: ``model.safetensors``, ``config.json``, ``metafile.json`` and ``README.md``.
+
+    Raises:
+        FileExistsError: if ``out`` is there.
+        CheckpointError: if the checkpoint does not say which config it was made with.
+    """
+    checkpoint = _checkpoint(Path(work_dir))
+    folder = Path(out) if out is not None else Path(work_dir) / 'published'
+    if folder.exists():
+        raise FileExistsError(f'{folder} exists; remove it, or give another folder (--out)')
+    metadata = read_metadata(checkpoint)
+    config = metadata.get('config')
+    if not config:
+        raise CheckpointError(f'{checkpoint} does not say which config it was made with')
+    origin = entry(base) if base else None
+    state, averaged, _ = read_state(checkpoint)
+    # where the run lay on its machine is no one's business
+    config = {key: value for key, value in config.items() if key not in ('work_dir', 'resume')}
+    metadata = {**metadata, 'config': config}
+    with atomic_folder(folder) as temporary:
+        write_weights(temporary / WEIGHTS_FILE, state, metadata)
+        meta = _metafile(temporary / WEIGHTS_FILE, metadata, state, averaged, {
+            'name': name or _name_of(config, Path(work_dir)), 'license': license_name,
+            'training_data': list(data) or _data_of(config),
+            'base': origin['name'] if origin else None,
+            'results': _results(checkpoint, metadata)})
+        (temporary / METAFILE).write_text(json.dumps(meta, indent=1) + '\n', 'utf-8')
+        (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1) + '\n', 'utf-8')
+        (temporary / CARD).write_text(card_of_run(meta, origin), 'utf-8')
+    return folder
+
+
+def push(folder: Path, repo: str, *, is_public: bool = False) -> str:
+    """Upload a published folder to a Hugging Face repository, made where it is missing.
+
+    Returns:
+        Address of the upload.
+
+    Raises:
+        ImportError: where huggingface_hub is not installed.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ImportError('--push needs huggingface_hub: pip install huggingface_hub') from error
+    api = HfApi()
+    api.create_repo(repo, private=not is_public, exist_ok=True)
+    return str(api.upload_folder(repo_id=repo, folder_path=str(folder),
+                                 commit_message='Add the model'))
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """The sha256 of a resolved config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def card_of_run(meta: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> str:
+    """The model card of a published run, as Markdown."""
+    data = ''.join(f'\n  - {json.dumps(name)}' for name in meta['training_data'])
+    settings = {key: meta.get(key) for key in ('openlab', 'torch', 'seed', 'git', 'config_sha256')}
+    return '\n'.join([
+        f'---\nlibrary_name: openlab\nlicense: {meta["license"]}'
+        + (f'\ndatasets:{data}' if data else '') + '\n---\n',
+        f'# {meta["name"]}\n',
+        f'{meta["params"]:,} parameters{", averaged weights" if meta["averaged"] else ""}, trained '
+        'with openlab.',
+        f'\n## Use\n\n```\nopenlab infer {WEIGHTS_FILE} IMAGE\n```\n',
+        result_table(meta['results']),
+        licence_chain(meta['license'], meta['training_data'], base),
+        '\n## Reproduce\n\n```\nopenlab train ' + CONFIG_FILE + '\n```\n',
+        '\n'.join(f'* {key}: `{value}`' for key, value in settings.items() if value is not None),
+        f'\n## Files\n\n* {WEIGHTS_FILE}: {meta["size"]:,} bytes, sha256 `{meta["sha256"]}`\n',
+    ])
+
+
+def _checkpoint(source: Path) -> Path:
+    for parent in (source / 'checkpoints', source):
+        if (parent / 'best.json').is_file():
+            return resolve_checkpoint(parent / 'best')
+    found = resolve_checkpoint(source)
+    if found.is_file() and found.suffix != '.safetensors':
+        raise CheckpointError(f'{found} is no checkpoint of openlab; openlab convert reads others')
+    return found
+
+
+def _results(checkpoint: Path, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Measurements of these weights: those of an older validation do not count."""
+    found: dict[str, float] = {}
+    metrics = metadata.get('metrics') or {}
+    if metrics.get('iter', -1) == metadata.get('iter'):
+        found = {key: value for key, value in metrics.items() if '/' in key}
+    best = read_pointer(checkpoint.parent, 'best')
+    if best and best['checkpoint'] == checkpoint.name and 'value' in best:
+        found[best['metric']] = best['value']
+    return [{'dataset': 'validation', 'metric': key, 'value': value}
+            for key, value in found.items()]
+
+
+def _metafile(file: Path, metadata: Mapping[str, Any], state: Mapping[str, Any], averaged: bool,
+              given: Mapping[str, Any]) -> dict[str, Any]:
+    config = metadata['config']
+    versions = metadata.get('versions') or {}
+    return {
+        **given,
+        'params': sum(t.numel() for t in state.values()),
+        'averaged': averaged,
+        'weights': [WEIGHTS_FILE], 'size': file.stat().st_size, 'sha256': file_hash(file),
+        'classes': list(metadata.get('classes') or ()),
+        'preprocessing': metadata.get('preprocessing'),
+        'openlab': versions.get('openlab'), 'torch': versions.get('torch'),
+        'seed': metadata.get('seed'), 'git': metadata.get('git'),
+        'config': CONFIG_FILE, 'config_sha256': config_hash(config),
+    }
+
+
+def _name_of(config: Mapping[str, Any], work_dir: Path) -> str:
+    return str(config.get('experiment_name') or work_dir.resolve().name)
+
+
+def _data_of(config: Mapping[str, Any]) -> list[str]:
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    while isinstance(dataset, Mapping) and isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    kind = dataset.get('type') if isinstance(dataset, Mapping) else None
+    return [str(kind).rpartition('.')[2]] if kind else []
