@@ -104,6 +104,11 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'MaskHead': lambda cfg: {'hidden': 16, 'num_convs': 1},
     'LlamaDecoder': lambda cfg: {
         'embed_dim': 32, 'num_layers': 2, 'num_heads': 2, 'num_kv_heads': 1, 'hidden_dim': 64},
+    'MixTransformer': lambda cfg: {
+        'size': 'b0', 'embed_dims': [16, 16, 24, 32], 'num_blocks': [1] * 4,
+        'num_heads': [1, 2, 2, 2], 'reductions': [4, 2, 1, 1], 'drop_path': 0.0},
+    **dict.fromkeys(('DeepLabV3Head', 'DeepLabV3PlusHead', 'SegFormerHead', 'FCNHead'),
+                    lambda cfg: {'channels': 16, 'dropout': 0.0}),
 }
 
 
@@ -249,7 +254,40 @@ def found_mask(prediction, truth):
     return (labels == truth.semantic_map).float().mean().item() > 0.8
 
 
+def map_batch(count):
+    """Two classes side by side in each image; the last rows are to be ignored."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    columns = (torch.arange(64) >= 32).long().expand(64, 64)
+    maps = [(columns + i) % NUM_CLASSES for i in range(count)]
+    for semantic_map in maps:
+        semantic_map[-8:] = 255
+    return {'inputs': images,
+            'samples': [DataSample(meta={'img_id': i, 'img_shape': (64, 64)}, semantic_map=m)
+                        for i, m in enumerate(maps)]}
+
+
+def check_map(prediction, truth):
+    assert prediction.meta == truth.meta
+    assert prediction.semantic_map.shape == truth.semantic_map.shape
+    assert prediction.semantic_map.dtype == torch.int64
+    assert prediction.semantic_map.min() >= 0 and prediction.semantic_map.max() < NUM_CLASSES
+
+
+def is_map_learned(prediction, truth):
+    valid = truth.semantic_map != 255
+    return (prediction.semantic_map == truth.semantic_map)[valid].float().mean().item() > 0.9
+
+
+def raw_map(folder):
+    cv2.imwrite(str(folder / 'map.png'), np.full((40, 48), 3, np.uint8))
+    return {'seg_path': str(folder / 'map.png')}
+
+
+SEMANTIC = Task(map_batch, check_map, is_map_learned, raw_map,
+                lambda s: set(s.semantic_map.unique().tolist()) - {255} == {3})
 TASKS = {
+    **dict.fromkeys(('FCN', 'DeepLabV3', 'DeepLabV3Plus', 'SegFormer'), SEMANTIC),
     'ImageClassifier': Task(
         image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
     'CausalLM': Task(

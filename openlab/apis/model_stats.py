@@ -76,10 +76,11 @@ def input_shape_of(cfg: Mapping[str, Any]) -> tuple[int, ...]:
 
     The pipeline, without what loads files, is run on two blank images of different size. Where
     it leaves their size alone, the dataset's class may say how large its images are by an
-    attribute ``image_size``.
+    attribute ``image_size``. Where evaluation takes images as they are, the crops of the training
+    pipeline tell.
 
     Raises:
-        ConfigError: if the size depends on the image.
+        ConfigError: if the size always depends on the image.
     """
     for stage in ('test', 'val', 'train'):
         dataset = (cfg.get(f'{stage}_dataloader') or {}).get('dataset')
@@ -94,7 +95,6 @@ def input_shape_of(cfg: Mapping[str, Any]) -> tuple[int, ...]:
         shapes = {_shape_after(transforms, side) for side in _probes(dataset)}
         if len(shapes) == 1:
             return shapes.pop()
-        break
     raise ConfigError(
         'the size of the input is not told by the test pipeline; give it, as in --shape 3 224 224'
     )

@@ -16,6 +16,11 @@ def test_the_map_is_kept_while_what_the_network_sees_is_resized():
     assert np.array_equal(item['sample'].extra['original_map'], semantic_map)
 
 
-def test_without_a_map_it_says_where_it_belongs():
+def test_before_the_map_is_read_it_says_where_it_belongs():
     with pytest.raises(DataError, match='after LoadAnnotations'):
-        KeepOriginalMap()({'img': np.zeros((4, 4, 3), np.uint8)})
+        KeepOriginalMap()({'img': np.zeros((4, 4, 3), np.uint8), 'seg_path': 'a.png'})
+
+
+def test_an_image_without_truth_passes_through():
+    results = {'img': np.zeros((4, 4, 3), np.uint8)}
+    assert KeepOriginalMap()(results).keys() == {'img'}
