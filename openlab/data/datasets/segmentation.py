@@ -127,10 +127,6 @@ class SegmentationDataset(BaseDataset):
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.data_root).as_posix()
 
-    def labels(self) -> Sequence[Any]:
-        """No class for any item: which ones a mask holds is known only once it is read."""
-        return [()] * len(self)
-
     def source(self, index: int) -> str:
         """The mask."""
         record = self.get_info(index)

@@ -117,8 +117,3 @@ def test_the_street_scenes_are_read():
     assert [len(d) for d in found.values()] == [367, 101, 233]
     values = found['val'][0]['sample'].semantic_map.unique().tolist()
     assert values[-1] in (10, 255) and 11 not in values and len(values) > 5
-
-
-def test_no_class_is_known_before_a_mask_is_read(tmp_path, files):
-    files.pairs(tmp_path, [MASK, MASK])
-    assert [list(v) for v in dataset_of(tmp_path).labels()] == [[], []]
