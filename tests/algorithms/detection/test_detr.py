@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, ResNetConfig
@@ -5,7 +7,7 @@ from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
 from openlab.algorithms.detection.detr import DETR, DETRHead
 from openlab.backbones.resnet import ResNet
-from openlab.engine.loading import load_weights
+from openlab.engine.loading import load_weights, match
 from openlab.structures.boxes import xyxy_to_cxcywh
 from openlab.structures.data_sample import DataSample
 from tests.algorithms.detection.parity import FROZEN, make_batch, relative_error, shake
@@ -175,3 +177,23 @@ def test_images_without_objects_teach_no_object(pair):
 def test_unknown_loss_weights_are_refused():
     with pytest.raises(ValueError, match='cls, box and giou'):
         DETRHead(K, 8, loss_weights={'iou': 1})
+
+
+def test_older_files_with_timms_names_load_too(pair):
+    ours, theirs = pair
+    old = {}
+    for name, tensor in theirs.state_dict().items():
+        if '.backbone.' not in name:
+            old[name.replace('.o_proj.', '.out_proj.').replace('.mlp.fc', '.fc')] = tensor
+    for name, tensor in ours.backbone.state_dict().items():
+        for pattern, plain in (
+            (r'^stem\.0\.conv', 'conv1'), (r'^stem\.0\.norm', 'bn1'),
+            (r'conv(\d)\.conv', r'conv\1'), (r'conv(\d)\.norm', r'bn\1'),
+            (r'shortcut\.conv', 'downsample.0'), (r'shortcut\.norm', 'downsample.1'),
+        ):  # fmt: skip
+            name = re.sub(pattern, plain, name)
+        name = re.sub(r'^stages\.(\d)', lambda m: f'layer{int(m[1]) + 1}', name)
+        old[f'model.backbone.conv_encoder.model.{name}'] = tensor
+    report = match(ours, old)[0]
+    assert report.complete and not report.unexpected
+    assert report.key_map == "key map 'transformers'"
