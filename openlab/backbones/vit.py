@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
@@ -26,7 +27,7 @@ from openlab.layers.init import init_transformer
 from openlab.layers.norm import make_norm
 from openlab.layers.patch_embed import PatchEmbed
 from openlab.layers.position import resize_position
-from openlab.layers.transformer import TransformerBlock
+from openlab.layers.transformer import MLP, TransformerBlock
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 
@@ -47,6 +48,8 @@ _TIMM_KEYS = (
     (r'^pos_embed$', 'position'),
     (r'^norm_pre\.', 'pre_norm.'),
     (r'^fc_norm\.', 'norm.'),
+    (r'^attn_pool\.latent$', 'pool.probe'),
+    (r'^attn_pool\.', 'pool.'),
     (r'\.ls([12])\.gamma$', r'.scale\1.gamma'),
     (r'^head\.', '../head.fc.'),
     (r'^head_dist\.', '../head.fc_distill.'),
@@ -80,6 +83,27 @@ _TRANSFORMERS_KEYS = (
     (r'\.mlp\.(?:weights_out|down_proj)\.', '.mlp.fc2.'),
     (r'^layernorm\.', 'norm.'),
 )
+# The image towers of CLIP and SigLIP.
+TOWER_KEYS = (
+    (r'^embeddings\.class_embedding$', 'class_token'),
+    (r'^embeddings\.patch_embedding\.', 'patch_embed.proj.'),
+    (r'^embeddings\.position_embedding\.weight$', 'position'),
+    (r'^pre_layrnorm\.', 'pre_norm.'),
+    (r'^post_layernorm\.', 'norm.'),
+    (r'^encoder\.layers\.', 'blocks.'),
+    (r'\.layer_norm([12])\.', r'.norm\1.'),
+    (r'\.self_attn\.out_proj\.', '.attn.proj.'),
+    (r'^head\.probe$', 'pool.probe'),
+    (r'^head\.attention\.in_proj_', 'pool.qkv.'),
+    (r'^head\.attention\.out_proj\.', 'pool.proj.'),
+    (r'^head\.layernorm\.', 'pool.norm.'),
+    (r'^head\.mlp\.', 'pool.mlp.'),
+)
+TOWER_TRANSFORMS = (
+    (r'^class_token$', lambda tensor: tensor[None, None]),
+    (r'^position$', lambda tensor: tensor[None]),
+)
+TOWER_MERGES = ((r'\.self_attn\.([qkv])_proj\.', '.attn.qkv.', ('q', 'k', 'v')),)
 _TORCHVISION_KEYS = (
     (r'^encoder\.pos_embedding$', 'position'),
     (r'^conv_proj\.', 'patch_embed.proj.'),
@@ -115,7 +139,8 @@ class VisionTransformer(nn.Module):
             from 0.
         layer_scale: first value of learned scales of the branches; ``None`` does without.
         output: what comes out: ``'class_token'`` or ``'mean'`` (of all patches) is one vector
-            (B, D); ``'maps'`` is a map of patch tokens (B, D, h, w) for each of ``out_stages``.
+            (B, D); so is ``'attention_pool'`` (SigLIP), which weighs the patches by a learned
+            query; ``'maps'`` is a map of patch tokens (B, D, h, w) for each of ``out_stages``.
         with_class_token: prepend a class token; ``output='class_token'`` needs it.
         with_distill_token: prepend a second one, which learns from a teacher (DeiT);
             ``output='class_token'`` then gives two vectors, its own last.
@@ -136,7 +161,8 @@ class VisionTransformer(nn.Module):
 
     weights = (
         KeyMap('torchvision', _TORCHVISION_KEYS, signature=(r'^encoder\.pos_embedding$',)),
-        KeyMap('timm', _TIMM_KEYS, signature=(r'^pos_embed$', r'^blocks\.0\.attn\.qkv')),
+        KeyMap('timm', _TIMM_KEYS, merges=((r'^pool\.(q|kv)\.', 'pool.qkv.', ('q', 'kv')),),
+               signature=(r'^pos_embed$', r'^blocks\.0\.attn\.qkv')),
         KeyMap('openmmlab', _OPENMMLAB_KEYS,
                signature=(r'^pos_embed$', r'^layers\.0\.attn\.qkv\.', r'^layers\.0\.ln1\.')),
         KeyMap('transformers', _TRANSFORMERS_KEYS,
@@ -144,6 +170,10 @@ class VisionTransformer(nn.Module):
                merges=((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),
                        (r'\.mlp\.(gate|up)_proj\.', '.mlp.fc1.', ('gate', 'up'))),
                signature=(r'^embeddings\.cls_token$', r'\.layer_scale1\.lambda1$')),
+        KeyMap('transformers', TOWER_KEYS,
+               drops=((r'position_ids$', 'counts from 0'),),
+               transforms=TOWER_TRANSFORMS, merges=TOWER_MERGES,
+               signature=(r'^embeddings\.patch_embedding\.', r'^post_layernorm\.')),
     )
 
     def __init__(
@@ -160,7 +190,7 @@ class VisionTransformer(nn.Module):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
-        output: Literal['class_token', 'mean', 'maps'] = 'class_token',
+        output: Literal['class_token', 'mean', 'attention_pool', 'maps'] = 'class_token',
         with_class_token: bool = True,
         with_distill_token: bool = False,
         num_registers: int = 0,
@@ -175,8 +205,9 @@ class VisionTransformer(nn.Module):
         if size not in _SIZES:
             raise ValueError(f'VisionTransformer has sizes {list(_SIZES)}, not {size!r}; for '
                              'another one give embed_dim, depth and num_heads')
-        if output not in ('class_token', 'mean', 'maps'):
-            raise ValueError(f"output is 'class_token', 'mean' or 'maps', not {output!r}")
+        if output not in ('class_token', 'mean', 'attention_pool', 'maps'):
+            raise ValueError("output is 'class_token', 'mean', 'attention_pool' or 'maps', not "
+                             f'{output!r}')
         if output == 'class_token' and not with_class_token:
             raise ValueError("output='class_token' needs with_class_token=True")
         if with_distill_token and output != 'class_token':
@@ -213,6 +244,8 @@ class VisionTransformer(nn.Module):
                              with_gated_mlp=with_gated_mlp)
             for prob in drop_path_probs(drop_path, depth)[: self.out_stages[-1]])
         self.norm = make_norm(embed_dim, norm)
+        if output == 'attention_pool':
+            self.pool = AttentionPool(embed_dim, num_heads, mlp_ratio, norm, act)
         num_outputs = len(self.out_stages) + with_distill_token
         self.out_channels = (embed_dim,) * num_outputs
         self.strides = (patch_size,) * num_outputs
@@ -251,6 +284,8 @@ class VisionTransformer(nn.Module):
             return tuple(maps)
         if self.output == 'class_token':
             return tuple(self.norm(x[:, i]) for i in range(1 + self.with_distill_token))
+        if self.output == 'attention_pool':
+            return (self.pool(self.norm(x[:, self.num_prefix:])),)
         # The mean comes before the norm: https://arxiv.org/abs/2111.06377, appendix A.
         return (self.norm(x[:, self.num_prefix:].mean(1)),)
 
@@ -268,6 +303,41 @@ class VisionTransformer(nn.Module):
         if hasattr(self, 'registers'):
             prefix.append(self.registers)
         return torch.cat([*(p.expand(len(x), -1, -1) for p in prefix), x], dim=1)
+
+
+class AttentionPool(nn.Module):
+    """Tokens to one vector by a learned query, then an MLP with a residual around it.
+
+    Zhai et al., Scaling Vision Transformers, https://arxiv.org/abs/2106.04560, section 3.2
+
+    Args:
+        embed_dim: size of a token (D).
+        num_heads: heads of the attention.
+        mlp_ratio: hidden size of the MLP over ``embed_dim``.
+        norm: see ``make_norm``.
+        act: see ``make_act``; by default GELU.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float,
+                 norm: dict[str, Any] | None = None, act: dict[str, Any] | None = None):
+        super().__init__()
+        self.num_heads = num_heads
+        self.probe = nn.Parameter(torch.empty(1, 1, embed_dim))
+        nn.init.normal_(self.probe, std=0.02)
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.norm = make_norm(embed_dim, norm)
+        self.mlp = MLP(embed_dim, int(embed_dim * mlp_ratio), act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool tokens (B, N, D) to (B, D)."""
+        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        sources = (self.probe.expand(len(x), -1, -1), x, x)
+        q, k, v = (F.linear(s, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+                   for s, w, b in zip(sources, weights, biases))
+        pooled = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        pooled = self.proj(pooled).squeeze(1)
+        return pooled + self.mlp(self.norm(pooled))
 
 
 def _grid_of(image_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:

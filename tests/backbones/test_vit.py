@@ -34,6 +34,8 @@ def test_vit_equals_torchvision_with_the_same_weights():
     ({'mlp_layer': SwiGLUPacked, 'mlp_ratio': 5.5, 'act_layer': torch.nn.SiLU},  # DINOv2-g
      {'with_gated_mlp': True}),
     ({'pre_norm': True}, {'with_pre_norm': True}),  # CLIP
+    ({'global_pool': 'map', 'class_token': False},  # SigLIP
+     {'output': 'attention_pool', 'with_class_token': False}),
 ])
 def test_vit_equals_timm_with_the_same_weights(theirs, ours):
     peer = TimmViT(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=7,
