@@ -7,6 +7,7 @@ told. So what the source says of it replaces what the config says.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from openlab.config import load_config
 from openlab.shipped import shipped_root
 from openlab.zoo.index import entry, fetch_weights, has, zoo_folder
 
+logger = logging.getLogger('openlab')
 SCHEME = 'zoo://'
 
 
@@ -71,10 +73,13 @@ def config_of(model: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[s
             f'{model["name"]} is listed, but not proven to fit a config of openlab; openlab zoo '
             f'ls --status runs lists what runs, openlab zoo download {model["name"]} brings the '
             'file')
-    edits = [*check.get('overrides', ()), *overrides]
+    edits = [*model.get('overrides', check.get('overrides', ())), *overrides]
     cfg = load_config(shipped_root() / 'configs' / config, edits).to_plain()
     if model.get('preprocessing'):
         apply_preprocessing(cfg, model['preprocessing'])
+    else:
+        logger.warning('%s: its source does not say how images were prepared; that of %s is used',
+                       model['name'], config)
     return cfg
 
 

