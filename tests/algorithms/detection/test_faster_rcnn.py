@@ -3,17 +3,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
 
 from openlab.algorithms.detection.faster_rcnn import (
     BoxHead,
+    BoxOutputs,
     FasterRCNN,
     ProposalLimits,
     RPNHead,
     RPNOutputs,
 )
 from openlab.backbones.resnet import ResNet
-from openlab.engine.loading import load_weights
+from openlab.engine.loading import LoadError, load_weights
 from openlab.layers.roi import to_rois
 from openlab.necks.fpn import FPN
 from openlab.structures.data_sample import DataSample
@@ -85,8 +88,6 @@ def test_raw_outputs_of_both_stages_equal_torchvision(pair, batch):
 
 
 def test_proposals_equal_torchvision(pair, batch):
-    from torchvision.models.detection.image_list import ImageList
-
     ours, theirs = pair
     with torch.no_grad():
         outputs = ours.outputs(batch[0])
@@ -159,6 +160,18 @@ def test_names_in_older_weight_files_are_known(pair):
     assert torch.equal(other.rpn_head.conv.weight, ours.rpn_head.conv.weight)
 
 
+def test_weights_of_a_classifier_fill_the_backbone():
+    classifier = resnet50(weights=None).state_dict()
+    ours = make_ours()
+    with pytest.raises(LoadError):
+        load_weights(ours, classifier)
+    report = load_weights(ours, classifier, allow_missing=[r'^neck\.', r'^\w+_head\.'])
+    assert not [name for name in report.missing if name.startswith('backbone.')]
+    last = ours.backbone.stages[3][2].conv3
+    assert torch.equal(last.conv.weight, classifier['layer4.2.conv3.weight'])
+    assert torch.equal(last.norm.running_var, classifier['layer4.2.bn3.running_var'])
+
+
 def test_padded_images_keep_boxes_inside(pair, batch):
     ours, _ = pair
     samples = [DataSample(meta={'img_id': i, 'img_shape': (70, 90)}) for i in range(2)]
@@ -192,8 +205,6 @@ def test_true_boxes_join_the_proposals_and_crowds_do_not():
 
 
 def test_every_class_moves_a_box_in_its_own_way():
-    from openlab.algorithms.detection.faster_rcnn import BoxOutputs
-
     head = BoxHead(2, 8, hidden=4)
     head.limits = replace(head.limits, score=0.2)
     deltas = torch.zeros(1, 2, 4)
