@@ -23,7 +23,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One parser for each thing to do."""
     parser.epilog = EXAMPLES
-    todo = parser.add_subparsers(dest='todo', required=True, metavar='TODO')
+    todo = parser.add_subparsers(dest='todo', required=True, metavar='ACTION')
 
     listing = todo.add_parser('ls', help='list entries that pass all filters')
     _add_filters(listing)

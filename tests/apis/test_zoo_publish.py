@@ -21,7 +21,7 @@ from openlab.zoo.download import file_hash
 
 def a_config():
     cfg = load_config('quickstart/classification').to_plain()
-    return {**cfg, 'work_dir': '/home/someone/run'}
+    return {**cfg, 'work_dir': '/data/someone/run'}
 
 
 @pytest.fixture(scope='module')
