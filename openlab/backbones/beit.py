@@ -75,7 +75,7 @@ class KeyFreeBiasAttention(nn.Module):
 
     def _bias(self, grid: tuple[int, int]) -> Tensor:
         """Bias of each pair of tokens, (1, H, 1 + h w, 1 + h w)."""
-        table = self.position_bias
+        table: Tensor = self.position_bias
         if grid != self.grid:
             table = torch.cat([resize_relative_table(table[:-3], grid), table[-3:]])
         num = len(table) - 3

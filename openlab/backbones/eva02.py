@@ -179,7 +179,7 @@ class EVA02(nn.Module):
         embed_dim, depth = embed_dim or _SIZES[size][0], depth or _SIZES[size][1]
         num_heads = num_heads or _SIZES[size][2]
         with_mlp_norm = _SIZES[size][3] if with_mlp_norm is None else with_mlp_norm
-        self.output, self.trained_grid = output, tuple(trained_grid)
+        self.output, self.trained_grid = output, (trained_grid[0], trained_grid[1])
         self.head_dim = embed_dim // num_heads
         self.out_stages = check_out_stages(out_stages or (depth,), first=1, last=depth)
         self.grid = (image_size // patch_size,) * 2

@@ -32,7 +32,7 @@ class LinearHead(nn.Module):
         init_std: deviation of the first weights.
     """
 
-    weights = (
+    weights: tuple[KeyMap, ...] = (
         # Heads of OpenMMLab's vision transformers keep their layers in a list.
         KeyMap('openmmlab', ((r'^layers\.head\.', 'fc.'),), signature=(r'^layers\.head\.',)),
     )
