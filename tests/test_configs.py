@@ -111,6 +111,10 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
                     lambda cfg: {'channels': 16, 'dropout': 0.0}),
 }
 
+# At SIZE the last map is one pixel, whose local mean is itself, so that mixing does nothing there.
+# tests/backbones/test_poolformer.py compares these gradients with those of timm on larger maps.
+CONSTANT_AT_ONE_PIXEL = {'PoolFormer': r'^backbone\.stages\.3\.0\.(scale1$|norm1\.)'}
+
 
 @dataclass
 class Task:
@@ -398,8 +402,10 @@ def test_loss_is_finite_and_every_parameter_gets_a_gradient(cfg):
         assert total.isfinite()
         total.backward()
         optimizer.step()
+    backbone = str(cfg.get('backbone', {}).get('type', '')).rpartition('.')[2]
     reached = {n: p for n, p in model.named_parameters()
-               if not re.search(task_of(cfg).constant, n)}
+               if not re.search(task_of(cfg).constant, n)
+               and not re.search(CONSTANT_AT_ONE_PIXEL.get(backbone, '(?!)'), n)}
     missing = [n for n, p in reached.items() if p.grad is None or not p.grad.any()]
     assert not missing, f'no gradient reaches {missing}'
     assert all(p.grad.isfinite().all() for p in reached.values())

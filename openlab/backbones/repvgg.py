@@ -109,8 +109,9 @@ class RepVGGBlock(nn.Module):
         self.fused, self.branch3, self.branch1, self.identity = conv, None, None, None
 
 
-def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _fold(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that has taken in the normalisation behind it."""
+    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale

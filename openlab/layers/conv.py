@@ -49,7 +49,7 @@ class ConvNormAct(nn.Sequential):
         bias = not with_norm if bias is None else bias
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
         if padding == 'same':
-            self.conv: nn.Module = Conv2dSame(in_channels, out_channels, sides, stride, 0,
+            self.conv: nn.Conv2d = Conv2dSame(in_channels, out_channels, sides, stride, 0,
                                               dilation, groups, bias)
         else:
             if padding is None:

@@ -1,6 +1,9 @@
 import pytest
 import timm
 import torch
+from timm.layers import GroupNorm1
+from timm.models.metaformer import MetaFormer
+from torch import nn
 
 from openlab.backbones.poolformer import PoolFormer, PoolFormerBlock
 from tests.backbones.parity import assert_equal_to_peer, count, key_map
@@ -9,8 +12,10 @@ SMALL = {'num_blocks': (1, 1, 2, 1), 'channels': (8, 16, 24, 32)}
 
 
 def test_poolformer_equals_timm_with_the_same_weights():
-    peer = timm.create_model('poolformer_s12', num_classes=7, depths=SMALL['num_blocks'],
-                             dims=SMALL['channels'])
+    peer = MetaFormer(
+        depths=SMALL['num_blocks'], dims=SMALL['channels'], num_classes=7, downsample_norm=None,
+        mlp_act=nn.GELU, mlp_bias=True, norm_layers=GroupNorm1, layer_scale_init_values=1e-5,
+        res_scale_init_values=None, use_mlp_head=False)
     ours = PoolFormer(**SMALL, output='mean')
     assert_equal_to_peer(ours, peer, key_map(PoolFormer, 'timm'), size=64)
 
