@@ -29,7 +29,7 @@ from openlab.apis.contracts import check_contract, misfit, read_contracts
 from openlab.config import load_config
 from openlab.config.build import build
 from openlab.engine.loading import load_weights
-from openlab.zoo.index import entry, rows
+from openlab.zoo.index import entries
 
 CONFIGS = ROOT / 'configs'
 FILE = ZOO / 'checks.json'
@@ -155,28 +155,24 @@ def check_own(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of ours whose weights are on this machine: they are loaded."""
     from openlab.zoo.sources import fetch
 
-    for row in rows():
-        if row.source != 'openlab' or not row.name.startswith(only):
-            continue
-        model = entry(row.name)
-        if not model.get('config'):
+    for model in models_of('openlab'):
+        if not model['name'].startswith(only) or not model.get('config'):
             continue
         overrides = tuple(model.get('overrides', ()))
         ours = our_model(model['config'], overrides)
         try:
             report = load_weights(ours, fetch(model['weights'][0]))
         except FileNotFoundError as error:
-            print(f'{row.name}: not checked, {error}')
+            print(f'{model["name"]}: not checked, {error}')
             continue
         variant = Variant(model['config'], overrides)
-        yield row.name, record_of(variant, 'its weights load', len(report.matched))
+        yield model['name'], record_of(variant, 'its weights load', len(report.matched))
 
 
 def check_published(only: str, end: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of torchvision and timm with as many parameters as a network of ours."""
-    wanted = [entry(row.name) for row in rows()
-              if row.source in ('torchvision', 'timm') and row.params
-              and row.name.startswith(only)]
+    wanted = [model for source in ('torchvision', 'timm') for model in models_of(source)
+              if model.get('params') and model['name'].startswith(only)]
     done: dict[tuple[str, str, int], dict[str, Any] | None] = {}
     variants = list(our_variants())
     print(f'{len(variants)} networks of ours', flush=True)
@@ -192,6 +188,12 @@ def check_published(only: str, end: float) -> Iterator[tuple[str, dict[str, Any]
             print(f'{key}: {done[key] or "does not fit"}', flush=True)
         if done.get(key):
             yield model['name'], done[key]  # type: ignore[misc]
+
+
+def models_of(source: str) -> Iterator[dict[str, Any]]:
+    """Every entry of a source."""
+    for file in sorted((ZOO / source).glob('*.json')):
+        yield from entries(json.loads(file.read_text('utf-8')))
 
 
 def first_fit(model: Mapping[str, Any], classes: int,
@@ -280,16 +282,14 @@ def check_openmmlab(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of mmpretrain and mmselfsup whose contract fits."""
     contracts = read_contracts(file)
     fits: dict[str, dict[str, Any] | None] = {}
-    for row in rows():
-        if row.source not in ('mmpretrain', 'mmselfsup'):
-            continue
-        config = entry(row.name).get('source_config')
+    for model in [*models_of('mmpretrain'), *models_of('mmselfsup')]:
+        config = model.get('source_config')
         if config not in contracts:
             continue
         if config not in fits:
             fits[config] = contract_record(config, contracts[config])
         if fits[config]:
-            yield row.name, fits[config]  # type: ignore[misc]
+            yield model['name'], fits[config]  # type: ignore[misc]
 
 
 def contract_record(name: str, contract: Any) -> dict[str, Any] | None:
