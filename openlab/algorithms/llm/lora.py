@@ -95,7 +95,8 @@ class LoRA(Algorithm):
         if rank < 1:
             raise ValueError(f'rank must be at least 1, not {rank}')
         self.base: Any = base
-        self.base.preprocessor = None  # ours now; one module must not be saved under two names
+        # Ours now: one module must not be saved under two names.
+        self.base.preprocessor = None  # type: ignore[assignment]
         for name, parameter in base.named_parameters():
             parameter.requires_grad = any(part in name for part in trainable)
         for target in targets:
