@@ -175,7 +175,7 @@ def check_published(only: str, end: float) -> Iterator[tuple[str, dict[str, Any]
               if model.get('params') and model['name'].startswith(only)]
     if not wanted:
         return
-    done: dict[tuple[str, str, int], dict[str, Any] | None] = {}
+    done: dict[tuple[str, str, int, int], dict[str, Any] | None] = {}
     variants = list(our_variants())
     print(f'{len(variants)} networks of ours', flush=True)
     for model in wanted:
@@ -184,7 +184,7 @@ def check_published(only: str, end: float) -> Iterator[tuple[str, dict[str, Any]
             continue
         same = [v for v in (with_classes(v, classes) for v in variants)
                 if v.params == model['params']]
-        key = (model['source'], model['architecture'], classes)
+        key = (model['source'], model['architecture'], classes, model['params'])
         if key not in done and same and time.monotonic() < end:
             done[key] = first_fit(model, classes, same)
             print(f'{key}: {done[key] or "does not fit"}', flush=True)
@@ -235,7 +235,8 @@ def reference(model: Mapping[str, Any], classes: int) -> nn.Module:
             return timm.create_model(model['architecture'], num_classes=classes)
         from torchvision import models
 
-        return models.get_model(model['architecture'], weights=None)
+        sized = {'image_size': image_size(model)} if 'vit_' in model['architecture'] else {}
+        return models.get_model(model['architecture'], weights=None, **sized)
 
 
 @torch.no_grad()
