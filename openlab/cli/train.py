@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from openlab.apis.summary import print_summary
     from openlab.apis.training import TrainOptions, exit_code, train
     from openlab.config import check_config, load_config
-    from openlab.engine.distributed import stop_process_group
+    from openlab.engine.distributed import end_rank
 
     precision = args.precision
     if precision == 'auto':
@@ -80,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     runner = train(cfg, options)
     print_summary(runner)
-    stop_process_group()
-    return exit_code(runner)
+    code = exit_code(runner)
+    end_rank(code)
+    return code
 
 
 def relaunch_arguments(args: argparse.Namespace) -> list[str]:

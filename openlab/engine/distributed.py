@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -79,6 +81,22 @@ def stop_process_group() -> None:
     if is_distributed():
         dist.barrier()  # a rank that leaves while others still talk to it aborts them
         dist.destroy_process_group()
+
+
+def end_rank(code: int) -> None:
+    """End this process if it is one of several: together with the others, and at once.
+
+    A thread of the communication library may still be there when the interpreter takes itself
+    down, which aborts a process whose work is all done (seen with FSDP2 over gloo). So what is
+    to run at exit runs here, and the rest of the shutdown is left out.
+    """
+    if not is_distributed():
+        return
+    stop_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def barrier() -> None:

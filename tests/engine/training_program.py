@@ -142,7 +142,7 @@ def main(argv: list[str]) -> None:
         kill_in_sync(changes['kill_at_sync'])
     runner = make_runner(argv[0], **changes)
     runner.train()
-    distributed.stop_process_group()
+    distributed.end_rank(0)
 
 
 if __name__ == '__main__':

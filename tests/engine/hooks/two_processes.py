@@ -52,7 +52,7 @@ def main(folder):
     results = {name: train(folder / name, *case) for name, case in CASES.items()}
     file = folder / f'rank{distributed.rank()}.json'
     file.write_text(json.dumps(results))
-    distributed.stop_process_group()
+    distributed.end_rank(0)
 
 
 if __name__ == '__main__':
