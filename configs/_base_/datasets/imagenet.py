@@ -23,7 +23,7 @@ train_dataloader = dict(
         data_root=data_root,
         split='train',
         pipeline=[
-            dict(type=LoadImage),
+            dict(type=LoadImage, fast=True),
             dict(type=RandomResizedCrop, size=image_size),
             dict(type=RandomFlip),
             dict(type=PackInputs),

@@ -20,7 +20,7 @@ preprocessor = dict(
         dict(type=MixUp, num_classes=num_classes, alpha=0.8),
         dict(type=CutMix, num_classes=num_classes, alpha=1.0)])])
 train_dataloader.dataset.pipeline = [
-    dict(type=LoadImage),
+    dict(type=LoadImage, fast=True),
     dict(type=RandomResizedCrop, size=image_size, interpolation='bicubic'),
     dict(type=RandomFlip),
     dict(type=RandAugment, magnitude_std=0.5),

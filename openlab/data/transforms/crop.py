@@ -126,7 +126,7 @@ class ResizeThenCrop(Transform):
             return None if resized is None else self.crop(resized)
         first = self.resize.plan(results)
         # Crops look at the size of the image alone.
-        results['img'] = np.broadcast_to(image[:1, :1], (*first.size, 3))
+        results['img'] = np.empty((*first.size, 0), np.uint8)
         second = self.crop.plan(results)
         assert isinstance(first, ResizeMove) and isinstance(second, WindowMove)
         top, left, height, width = second.window

@@ -116,6 +116,18 @@ def test_a_reduced_jpeg_is_near_the_shrunk_one():
     assert np.abs(reduced.astype(int) - expected).mean() < 2
 
 
+def test_fast_decoding_is_near_the_exact_one_and_needs_simplejpeg(monkeypatch):
+    image = cv2.resize(picture(), (180, 120), interpolation=cv2.INTER_CUBIC)
+    data = encoded(image, 'JPEG', quality=90)
+    exact, fast = decode_image(data), LoadImage(fast=True)({'img_bytes': data})['img']
+    gap = np.abs(exact.astype(int) - fast)
+    assert 0 < gap.mean() < 2
+    monkeypatch.setattr(loading, 'simplejpeg', None)
+    assert np.array_equal(decode_image(data, fast=True), exact)
+    with pytest.raises(ValueError, match='fast needs'):
+        LoadImage(fast=True, keep_depth=True)
+
+
 def test_large_jpegs_are_decoded_smaller_where_that_is_asked_for():
     image = cv2.resize(picture(), (200, 120), interpolation=cv2.INTER_CUBIC)
     exif = Image.Exif()
