@@ -17,7 +17,8 @@ EXAMPLES = """\
   openlab zoo search faster rcnn r50
   openlab zoo ls --task detection --dataset COCO --metric 'box AP>=45' --params '<60M'
   openlab zoo ls --license commercial
-  openlab zoo download timm/resnet50.a1_in1k"""
+  openlab zoo download timm/resnet50.a1_in1k
+  openlab zoo select --data photos/ --task classification --max-latency-ms 50"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     card = todo.add_parser('export-card', help='write the model card of an entry')
     card.add_argument('name')
     card.add_argument('--out', metavar='FILE', help='by default standard output')
+    picking = todo.add_parser('select', help='measure candidates on images of your own, and rank '
+                                             'them')
+    picking.add_argument('--data', required=True, metavar='FOLDER', help='FOLDER/CLASS/image')
+    picking.add_argument('--task', default='classification', choices=('classification',))
+    picking.add_argument('--candidates', nargs='+', default=[], metavar='NAME',
+                         help='entries to measure; by default all that run and pass the filters')
+    picking.add_argument('--license', help='commercial: weights and data that permit it; or a name')
+    picking.add_argument('--with-unclear', action='store_true',
+                         help='with --license commercial: also what no terms forbid or permit')
+    picking.add_argument('--max-latency-ms', type=_positive, metavar='N',
+                         help='of one image on this machine')
+    picking.add_argument('--max-params', metavar='N', help='such as 30M')
+    picking.add_argument('--budget', type=_positive, default=10.0, metavar='MINUTES',
+                         help='for the whole selection; 10 by default')
+    picking.add_argument('--max-images', type=int, default=2000, metavar='N',
+                         help='images to use at most, drawn evenly; 2000 by default')
+    picking.add_argument('--method', choices=('zero-shot', 'linear', 'knn'),
+                         help='by default zero-shot where a model knows all classes, else linear; '
+                              'knn where a class has under five images')
+    picking.add_argument('--family', help='part of the name of the algorithm or architecture')
+    picking.add_argument('--source', help='project that published it, such as timm')
+    picking.add_argument('--device', help='by default the one this machine has')
+    picking.add_argument('--seed', type=int, default=0, help='of drawing and cross-validation')
+    picking.add_argument('--out', default='work_dirs/zoo_select', metavar='DIR',
+                         help='for the table, the page and what was measured')
     publish = todo.add_parser('publish', help='make a run ready to be given away')
     publish.add_argument('work_dir', metavar='WORK_DIR', help='folder of the run, or a checkpoint')
     publish.add_argument('--out', metavar='DIR', help='by default WORK_DIR/published')
@@ -78,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
     return {'ls': _list, 'search': _list, 'show': _show, 'download': _download, 'verify': _verify,
             'licenses': _licenses, 'status': _status, 'export-card': _card,
-            'publish': _publish}[args.todo](args)
+            'publish': _publish, 'select': _select}[args.todo](args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -242,6 +268,92 @@ def _publish(args: argparse.Namespace) -> int:
     if args.push:
         print(push(folder, args.push, is_public=args.public))
     return 0
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
+    return value
+
+
+def _select(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from openlab.apis.model_selection import (
+        METHODS,
+        TASKS,
+        Limits,
+        Selection,
+        candidates,
+        ranked,
+        read_images,
+        write_csv,
+    )
+    from openlab.visualization.selection_page import write_page
+    from openlab.zoo.index import Wanted, as_number
+
+    wanted = Wanted(task=TASKS[args.task], source=args.source, family=args.family,
+                    license=args.license, with_unclear=args.with_unclear)
+    _check_source(wanted)
+    limits = Limits(args.max_latency_ms, args.max_params and as_number(args.max_params),
+                    args.budget)
+    images = read_images(args.data, args.max_images, args.seed)
+    about = (f'{len(images.paths)} images of {len(images.classes)} classes'
+             + (f', {len(images.unreadable)} unreadable' if images.unreadable else '')
+             + (f', {images.left_out} more not used' if images.left_out else ''))
+    print(about, file=sys.stderr)
+    for problem in images.unreadable[:5]:
+        print(f'  left out: {problem}', file=sys.stderr)
+    among, excluded = candidates(wanted, limits, args.candidates)
+    if not among:
+        _tell_excluded([one.terms for one in excluded if one.terms])
+        raise ValueError(f'no entry that runs passes the filters '
+                         f'({len(excluded)} are excluded by terms or size)')
+    method = {None: None, 'zero-shot': METHODS[0], 'linear': METHODS[1], 'knn': METHODS[2]}
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    selection = Selection(images, limits, out, method[args.method], args.device, args.seed)
+    found = ranked([*_with_progress(selection.run(among), len(among)), *excluded])
+    write_csv(out / 'ranking.csv', found)
+    write_page(out / 'ranking.html', 'Models on these images',
+               f'{about}, from {Path(args.data).name}; latency of one image on '
+               f'{selection.device.type}.', [asdict(one) for one in found])
+    return _tell_ranking(found, out)
+
+
+def _with_progress(results: Any, total: int) -> list[Any]:
+    """All results, with a line for each as it comes."""
+    found = []
+    for number, one in enumerate(results, 1):
+        found.append(one)
+        if one.status != 'not measured':
+            value = f'{100 * one.accuracy:5.1f} %' if one.status == 'measured' else one.status
+            print(f'[{number}/{total}] {one.name}: {value} {one.reason}', file=sys.stderr)
+    return found
+
+
+def _tell_ranking(found: list[Any], out: Any) -> int:
+    measured = [one for one in found if one.status == 'measured']
+    words = {True: 'yes', False: 'no', None: 'unclear'}
+    cells: list[tuple[str, ...]] = [('', 'name', 'accuracy', '95 % interval', 'latency', 'params',
+                                     'licence', 'business', 'by')]
+    for rank, one in enumerate(measured, 1):
+        cells.append((f'{rank}{"*" if one.on_front else ""}', one.name,
+                      f'{100 * one.accuracy:.1f} %', f'{100 * one.low:.1f}-{100 * one.high:.1f}',
+                      f'{one.latency_ms:.1f} ms', in_short(one.params), one.license or '',
+                      words[one.commercial], one.method))
+    if measured:
+        print(_table(cells))
+        print('* no other model is both faster and more accurate')
+    reasons = Counter(f'{one.status}: {one.reason}' for one in found if one.status != 'measured')
+    for reason, count in reasons.most_common(8):
+        print(f'{count:5}  {reason}', file=sys.stderr)
+    if len(reasons) > 8:
+        print(f'  and {len(reasons) - 8} more reasons, in the table', file=sys.stderr)
+    print(f'{out / "ranking.csv"}\n{out / "ranking.html"}')
+    return 0 if measured else 1
 
 
 def in_short(number: float | None) -> str:

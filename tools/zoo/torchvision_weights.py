@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections import defaultdict
 from typing import Any
@@ -67,7 +68,8 @@ def as_model(builder: str, weights: Any, module: str) -> dict[str, Any]:
         'training_data': data_of(weights.name, builder, task),
         'results': [{'dataset': data, 'metric': normal_metric(name), 'value': value}
                     for data, values in metrics.items() for name, value in values.items()
-                    if isinstance(value, (int, float))],
+                    # The features of VGG state nan.
+                    if isinstance(value, (int, float)) and math.isfinite(value)],
         'weights': [weights.url],
         'megabytes': meta.get('_file_size'),
         'classes': classes_of(meta, metrics),

