@@ -75,7 +75,8 @@ setup(
         'scikit-learn', 'scipy', 'pyyaml', 'psutil', 'faster-coco-eval>=1.8', 'filelock',
     ],
     extras_require={
-        'test': JPEG + TEST + ALBUMENTATIONS + LLM + ['accelerate'],
+        'test': JPEG + TEST + ALBUMENTATIONS + LLM + WANDB + [
+            'accelerate', 'mlflow-skinny', 'sqlalchemy', 'alembic'],
         'docs': DOCS,
         'albumentations': ALBUMENTATIONS,
         'llm': LLM,
