@@ -67,7 +67,7 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=['openlab', 'openlab.*']),
-    package_data={'openlab': ['py.typed', '**/*.json', '**/*.yaml']},
+    package_data={'openlab': ['py.typed', '**/*.json', '**/*.yaml', 'visualization/report_page/*']},
     cmdclass={'build_py': BuildWithShippedFiles},
     install_requires=[
         'torch>=2.6', 'torchvision>=0.21', 'mmengine>=0.10.7', 'opencv-python>=4.8',

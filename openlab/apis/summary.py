@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from openlab.visualization.curves import smaller_is_better
-from openlab.visualization.predictions import prediction_sheet
 
 if TYPE_CHECKING:
     from openlab.engine.runner import Runner
@@ -117,12 +116,13 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
         checkpoint: weights; those in memory without.
     """
     from openlab.apis import visualization as source
+    from openlab.apis.prediction_report import ModelPairs, PredictionReport, collect
 
     loader = runner.val_dataloader
     if loader is None or not hasattr(loader, 'source'):
         return None
-    items = _picture_items(loader)
-    if items is None:
+    first = loader.source[0]
+    if not (isinstance(first, dict) and source.is_picture(first.get('inputs'))):
         return None
     cfg = runner.cfg
     if checkpoint is not None and isinstance(cfg, Mapping) and isinstance(
@@ -130,15 +130,15 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
         model = source.build_model(cfg, checkpoint)
     else:
         model = runner.unwrapped_model
-    predictions = source.predict(model, items)
     total = len(loader.source)
-    scope = 'validation set' if len(items.images) == total else (
-        f'{len(items.images)} of {total} validation items')
+    indices = source.spread(total, SHEET_CANDIDATES)
+    pairs = ModelPairs(model, loader, indices, loader.batch_size or 32)
+    report = PredictionReport(pairs.classes, loader.metainfo.get('palette'), limit=1)
+    collect(pairs, report)
+    scope = 'validation set' if report.total == total else (
+        f'{report.total} of {total} validation items')
     weights = checkpoint.name if checkpoint is not None else 'last weights'
-    sheet = prediction_sheet(items.images, predictions, items.truths, items.classes,
-                             title=f'Predictions on the {scope} ({weights})')
-    write_png(out, sheet)
-    return out
+    return write_png(out, report.sheet(f'Predictions on the {scope} ({weights})'))
 
 
 def write_png(out: Path, picture: Any) -> Path:
@@ -156,16 +156,6 @@ def write_png(out: Path, picture: Any) -> Path:
     partial.write_bytes(data.tobytes())
     partial.replace(out)
     return out
-
-
-def _picture_items(loader: Any) -> Any:
-    from openlab.apis import visualization as source
-
-    first = loader.source[0]
-    if not (isinstance(first, dict) and source.is_picture(first.get('inputs'))):
-        return None
-    indices = source.spread(len(loader.source), SHEET_CANDIDATES)
-    return source.read_items(loader, indices, batch_size=loader.batch_size or 32)
 
 
 def _number(value: float) -> str:

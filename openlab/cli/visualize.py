@@ -16,13 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest='what', required=True,
         metavar='{features,cam,schedule,augment,tsne,predictions,confusion}')
 
-    def command(name: str, text: str, default_out: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str, default_out: str,
+                kind: str = 'PNG') -> argparse.ArgumentParser:
         new = commands.add_parser(name, help=text, description=text)
         new.add_argument('config', metavar='CONFIG', help=CONFIG)
         new.add_argument('--set', '--cfg-options', dest='overrides', nargs='+', action='extend',
                          default=[], metavar='KEY=VALUE', help='change the config')
-        new.add_argument('--out', default=default_out, metavar='PNG',
-                         help=f'file to write (default: {default_out})')
+        what = 'file' if kind == 'PNG' else 'folder'
+        new.add_argument('--out', default=default_out, metavar=kind,
+                         help=f'{what} to write (default: {default_out})')
         return new
 
     def with_items(new: argparse.ArgumentParser, count: int, split: str = 'val') -> None:
@@ -62,22 +64,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tsne.add_argument('--layer', metavar='NAME', help='module (default: the backbone)')
     tsne.add_argument('--perplexity', type=float, default=30.0)
 
-    predictions = command('predictions', 'predictions beside their truth, errors first',
-                          'predictions.png')
-    with_items(predictions, 512)
-    predictions.add_argument('--max-shown', type=int, default=48, metavar='N')
+    predictions = command(
+        'predictions', 'predictions beside their truth, worst first: a sheet and a page',
+        'predictions', 'DIR')
+    _add_prediction_arguments(predictions, with_items)
 
     confusion = command('confusion', 'confusion matrix', 'confusion.png')
     with_items(confusion, 10_000)
 
 
+def _add_prediction_arguments(predictions: argparse.ArgumentParser, with_items: Any) -> None:
+    add = predictions.add_argument
+    add('positional_weights', metavar='WEIGHTS', nargs='?',
+        help='checkpoint, run folder or weight file')
+    with_items(predictions, 512)
+    add('--from-dump', metavar='FILE',
+        help='instead of a model, predictions written by openlab test --dump')
+    add('--images', metavar='DIR',
+        help='folder of the images of a dump, where they are not at their old paths')
+    add('--task', choices=('classification', 'detection', 'instance', 'semantic', 'panoptic'),
+        help='what to compare (default: the richest that model and truth both give)')
+    add('--score-threshold', type=float, metavar='S',
+        help='objects below it count as not predicted (default: 0.3; panoptic: 0)')
+    add('--limit', type=int, default=200, metavar='N',
+        help='most images of the page, the worst ones; 0 for all (default: 200)')
+    add('--max-shown', type=int, metavar='N',
+        help='most images of the sheet (default: 48 with labels, 24 with objects or maps)')
+    add('--no-metrics', action='store_true', help="leave out the config's metrics")
+    add('--image-size', type=int, default=640, metavar='PX',
+        help='longest side of the images in the page (default: 640)')
+
+
 def run(args: argparse.Namespace) -> int:
-    """Draw one picture and print its path."""
+    """Draw one picture, or a sheet and a page, and print the path of each."""
     from openlab.config import load_config
 
     cfg = load_config(args.config, args.overrides)
-    out = DRAW[args.what](args, cfg)
-    print(out)
+    if args.what == 'predictions':
+        for path in _predictions(args, cfg):
+            print(path)
+        return 0
+    print(DRAW[args.what](args, cfg))
     return 0
 
 
@@ -191,15 +218,72 @@ def _tsne(args: argparse.Namespace, cfg: Any) -> Path:
                           title=f't-SNE of {args.layer or "backbone"}')
 
 
-def _predictions(args: argparse.Namespace, cfg: Any) -> Path:
-    from openlab.apis.visualization import predict
-    from openlab.visualization.predictions import prediction_sheet
+def _predictions(args: argparse.Namespace, cfg: Any) -> list[Path]:
+    import sys
 
-    items, model = _items(args, cfg), _model(args, cfg)
-    return _write(args.out, prediction_sheet(
-        items.images, predict(model, items), items.truths, items.classes,
-        title=f'Predictions on {len(items.images)} items of {args.split}',
-        max_items=args.max_shown))
+    from openlab.apis.prediction_report import REPORT, SHEET, collect
+    from openlab.apis.summary import write_png
+
+    pairs, report, measure, origin = _report_source(args, cfg)
+    collect(pairs, report)
+    title = f'{Path(args.config).stem}: predictions on {origin}'
+    out = Path(args.out)
+    single = out.suffix.lower() if out.suffix.lower() in ('.png', '.html') else None
+    written = []
+    if single != '.html':
+        written.append(write_png(out if single else out / SHEET, report.sheet(title)))
+    if single != '.png':
+        written.append(report.write_page(out if single else out / REPORT, title, measure()))
+    for note in (report.words(), *report.notes()):
+        print(note, file=sys.stderr)
+    return written
+
+
+def _report_source(args: argparse.Namespace, cfg: Any) -> tuple[Any, Any, Any, str]:
+    """Pairs, an empty report, what computes the metrics afterwards, and the pairs' origin."""
+    from functools import partial
+
+    from openlab.apis import visualization as source
+    from openlab.apis.evaluation import evaluate_dump
+    from openlab.apis.prediction_report import (
+        ModelPairs,
+        PredictionReport,
+        dumped_pairs,
+        evaluator_of,
+    )
+    from openlab.visualization.report import ReportOptions
+
+    if args.weights and args.positional_weights:
+        raise ValueError('weights are given twice, as WEIGHTS and with --weights')
+    args.weights = args.weights or args.positional_weights
+    if args.from_dump and (args.weights or args.indices):
+        raise ValueError('--from-dump reads predictions: it goes with neither weights nor '
+                         '--indices')
+    if args.images and not args.from_dump:
+        raise ValueError('--images goes with --from-dump; a model reads the images of the config')
+    if args.limit < 0:
+        raise ValueError(f'--limit must be 0 or more, not {args.limit}')
+    least = 0.05 if args.score_threshold is None else min(0.05, args.score_threshold)
+    settings = dict(task=args.task, score_threshold=args.score_threshold,
+                    limit=args.limit or None, sheet_items=args.max_shown,
+                    options=ReportOptions(image_size=args.image_size, min_score=least))
+    if args.from_dump:
+        split = 'test' if cfg.get('test_dataloader') else 'val'
+        pairs, meta = dumped_pairs(args.from_dump, args.images,
+                                   lambda: source.build_loader(cfg, split).source)
+        report = PredictionReport(meta.get('classes') or None, meta.get('palette'), **settings)
+        measure = dict if args.no_metrics else partial(evaluate_dump, cfg, args.from_dump)
+        return pairs, report, measure, Path(args.from_dump).name
+    if args.num < 1:
+        raise ValueError(f'--num must be at least 1, not {args.num}')
+    loader = source.build_loader(cfg, args.split)
+    indices = args.indices or source.spread(len(loader.source), args.num)
+    evaluator = None if args.no_metrics else evaluator_of(cfg, args.split, loader)
+    model_pairs = ModelPairs(_model(args, cfg), loader, indices, loader.batch_size or 16, evaluator)
+    report = PredictionReport(model_pairs.classes, loader.metainfo.get('palette'), **settings)
+    return model_pairs, report, dict if evaluator is None else evaluator.evaluate, (
+        f'{len(indices)} of {len(loader.source)} items of {args.split}'
+        if len(indices) < len(loader.source) else f'all {len(indices)} items of {args.split}')
 
 
 def _confusion(args: argparse.Namespace, cfg: Any) -> Path:
@@ -245,4 +329,4 @@ def _without_label(sample: Any) -> Any:
 
 
 DRAW = {'features': _features, 'cam': _cam, 'schedule': _schedule, 'augment': _augment,
-        'tsne': _tsne, 'predictions': _predictions, 'confusion': _confusion}
+        'tsne': _tsne, 'confusion': _confusion}

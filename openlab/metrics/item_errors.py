@@ -199,7 +199,7 @@ def _object_errors(prediction: DataSample, truth: DataSample, task: Task,
                           & (within_PT >= FOREGROUND)).any(1)
     assert prediction.labels is not None and truth.labels is not None
     scores = prediction.scores
-    counted = torch.ones(len(prediction.labels)) if scores is None else scores.float()
+    counted = torch.ones(len(prediction.labels)) if scores is None else scores.float().nan_to_num(0)
     verdicts, truths = judge_objects(
         ious_PT, prediction.labels, truth.labels, counted, truth.is_crowd, is_excused,
         foreground=_ABOVE_HALF if task == 'panoptic' else FOREGROUND)
@@ -355,7 +355,7 @@ def _label_errors(prediction: DataSample, truth: DataSample) -> ItemErrors:
         counts = {'mistake': 1} if wrong else {}
         return ItemErrors('classification', float(wrong), float(not wrong), counts,
                           [Verdict('mistake' if wrong else RIGHT)])
-    probs = probs.float()
+    probs = probs.float().nan_to_num(0)  # of a training that diverged
     others = probs.clone()
     others[true] = -1
     margin = float(others.max() - probs[true])

@@ -19,9 +19,9 @@ IGNORED = 'ignored'
 COVERED = 'covered'
 
 _OBJECT_KINDS = {
-    'class': ('Wrong class', 'lies well on an object, but names another class'),
+    'class': ('Wrong class', 'lies well on an object of another class'),
     'location': ('Poorly located', 'right class, but overlaps its object too little'),
-    'both': ('Wrong class and place', 'overlaps an object of another class a little'),
+    'both': ('Class and place', 'overlaps an object of another class, too little'),
     'duplicate': ('Duplicate', 'the object is found already, by a surer prediction'),
     'background': ('Background', 'there is nothing'),
     'missed': ('Missed', 'a true object that no prediction finds or comes near'),

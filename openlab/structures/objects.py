@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from openlab.structures.data_sample import DataSample
+from openlab.structures.item_errors import Task
 from openlab.structures.masks import masks_to_boxes
 
 IGNORE = 255
@@ -54,3 +55,19 @@ def classes_as_objects(sample: DataSample, ignore_index: int = IGNORE) -> DataSa
     masks = sample.semantic_map[None] == labels[:, None, None]
     return replace(sample, boxes=None, masks=masks, labels=labels, scores=None, is_crowd=None,
                    semantic_map=None, panoptic_map=None, segments=None, keypoints=None)
+
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    'classification': ('label', 'label_probs'),
+    'detection': ('boxes', 'labels', 'scores', 'is_crowd'),
+    'instance': ('boxes', 'masks', 'labels', 'scores', 'is_crowd'),
+    'semantic': ('semantic_map',),
+    'panoptic': ('panoptic_map', 'segments'),
+}
+
+
+def fields_of_task(sample: DataSample, task: Task) -> DataSample:
+    """The sample with what the task compares alone: a model may answer several tasks at once."""
+    kept = _FIELDS[task]
+    names = {name for names in _FIELDS.values() for name in names} | {'keypoints'}
+    return replace(sample, **{name: None for name in names if name not in kept})

@@ -10,7 +10,7 @@ N objects · J keypoints · K classes · H, W image height and width
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import cv2
@@ -130,20 +130,24 @@ def draw_sample(
     """
     image = as_rgb(image)
     scale = scale_for(image, min_side)
-    colours = _Colours(palette)
-    panels = [_panel(image, sample, classes, scale, score_threshold, max_objects, skeleton,
-                     colours)]
-    if truth is not None and _has_layout(sample, truth):
-        panels.insert(0, _panel(image, truth, classes, scale, 0.0, max_objects, skeleton, colours))
-        height = max(p.shape[0] for p in panels)
-        size = caption_size(height, panels[0].shape[1])
-        panels = [_titled(p, t, size, height) for p, t in zip(panels, ('truth', 'prediction'))]
-        gap = np.full((panels[0].shape[0], max(4, size // 2), 3), WHITE, np.uint8)
-        picture = np.concatenate([panels[0], gap, panels[1]], axis=1)
-    else:
-        picture = panels[0]
+    colours = Colours(palette)
+    picture = draw_panel(image, sample, classes, scale, score_threshold, max_objects, skeleton,
+                         colours)
+    if truth is not None and has_layout(sample, truth):
+        left = draw_panel(image, truth, classes, scale, 0.0, max_objects, skeleton, colours)
+        picture = join_panels([left, picture], ['truth', 'prediction'])
     caption = label_caption(sample, classes, truth)
     return add_caption(picture, caption) if caption else picture
+
+
+def join_panels(panels: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
+    """Put pictures of one image beside each other, each under its title."""
+    height = max(p.shape[0] for p in panels)
+    size = caption_size(height, panels[0].shape[1])
+    titled = [_titled(p, t, size, height) for p, t in zip(panels, titles)]
+    gap = np.full((titled[0].shape[0], max(4, size // 2), 3), WHITE, np.uint8)
+    parts = [part for panel in titled for part in (gap, panel)][1:]
+    return np.concatenate(parts, axis=1)
 
 
 def label_caption(sample: DataSample, classes: Sequence[str] | None = None,
@@ -290,7 +294,7 @@ def draw_masks(picture: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]
     return picture
 
 
-def draw_semantic_map(picture: np.ndarray, semantic_map: np.ndarray, colours: _Colours,
+def draw_semantic_map(picture: np.ndarray, semantic_map: np.ndarray, colours: Colours,
                       alpha: float = 0.55) -> np.ndarray:
     """Tint each pixel with the colour of its class; ignored pixels stay as they are."""
     result = picture.copy()
@@ -300,6 +304,29 @@ def draw_semantic_map(picture: np.ndarray, semantic_map: np.ndarray, colours: _C
         inside = semantic_map == index
         tinted = picture[inside] * (1 - alpha) + np.array(colours[int(index)]) * alpha
         result[inside] = tinted.round().astype(np.uint8)
+    return result
+
+
+def draw_panoptic_map(picture: np.ndarray, panoptic_map: np.ndarray, labels: Mapping[int, int],
+                      colours: Colours, alpha: float = MASK_ALPHA) -> np.ndarray:
+    """Tint each segment with the colour of its class, with a white line between segments.
+
+    Args:
+        picture: (H, W, 3); it is not changed.
+        panoptic_map: segment ids of the picture's size, 0 for none.
+        labels: class of each id.
+        colours: of the classes.
+        alpha: strength of the tint.
+    """
+    result = picture.copy()
+    for number, label in labels.items():
+        inside = panoptic_map == number
+        tinted = picture[inside] * (1 - alpha) + np.array(colours[label]) * alpha
+        result[inside] = tinted.round().astype(np.uint8)
+    edge = np.zeros(panoptic_map.shape, bool)
+    edge[:, 1:] |= panoptic_map[:, 1:] != panoptic_map[:, :-1]
+    edge[1:] |= panoptic_map[1:] != panoptic_map[:-1]
+    result[edge] = WHITE
     return result
 
 
@@ -327,31 +354,36 @@ def draw_keypoints(picture: np.ndarray, keypoints: np.ndarray,
     return picture
 
 
-def legend(indices: Sequence[int], classes: Sequence[str] | None, colours: _Colours,
-           width: int, size: int) -> np.ndarray:
-    """A strip of colour swatches with class names, as many lines as it takes."""
+def legend(entries: Sequence[tuple[str, Colour]], width: int, size: int) -> np.ndarray:
+    """A strip of colour swatches with names, as many lines as it takes.
+
+    Args:
+        entries: name and colour of each swatch.
+        width: of the strip, in pixels.
+        size: of the letters.
+    """
     row, gap = line_height(size), size // 2
-    places: list[tuple[int, int, int, str]] = []
+    places: list[tuple[int, int, Colour, str]] = []
     x = y = 0
-    for index in indices:
-        name = shorten(class_name(index, classes), width - size - 3 * gap, size)
+    for full_name, colour in entries:
+        name = shorten(full_name, width - size - 3 * gap, size)
         needed = size + gap + text_width(name, size) + gap
         if x and x + needed > width - gap:
             x, y = 0, y + row
-        places.append((x + gap, y, index, name))
+        places.append((x + gap, y, colour, name))
         x += needed
     pen = Pen(np.full((y + row + gap, width, 3), WHITE, np.uint8))
-    for x, y, index, name in places:
-        pen.box(x, y + gap / 2 + (row - size) / 2, size, size, colours[index])
+    for x, y, colour, name in places:
+        pen.box(x, y + gap / 2 + (row - size) / 2, size, size, colour)
         pen.write(name, x + size + gap // 2, y + gap / 2, size)
     return pen.result()
 
 
-class _Colours:
+class Colours:
     """Colours by class index, from a palette as far as it reaches."""
 
-    def __init__(self, palette: Sequence[Colour] | None):
-        self._palette = palette or ()
+    def __init__(self, palette: Sequence[Sequence[int]] | None = None):
+        self._palette = palette if palette is not None else ()
 
     def __getitem__(self, index: int) -> Colour:
         if 0 <= index < len(self._palette):
@@ -360,25 +392,61 @@ class _Colours:
         return class_colour(index)
 
 
-def _has_layout(*samples: DataSample) -> bool:
+def has_layout(*samples: DataSample) -> bool:
+    """Whether any of them holds something that has a place in the image."""
     return any(value is not None for s in samples
-               for value in (s.boxes, s.masks, s.semantic_map, s.keypoints))
+               for value in (s.boxes, s.masks, s.semantic_map, s.panoptic_map, s.keypoints))
 
 
-def _panel(image: np.ndarray, sample: DataSample, classes: Sequence[str] | None, scale: int,
-           threshold: float, max_objects: int, skeleton: Sequence[tuple[int, int]],
-           colours: _Colours) -> np.ndarray:
-    """One picture with everything that has a place in the image."""
+def draw_panel(image: np.ndarray, sample: DataSample, classes: Sequence[str] | None = None,
+               scale: int = 1, score_threshold: float = 0.3, max_objects: int = 100,
+               skeleton: Sequence[tuple[int, int]] = (), colours: Colours | None = None,
+               notes: Sequence[str] | None = None, with_legend: bool = True) -> np.ndarray:
+    """One picture with everything that has a place in the image.
+
+    Args:
+        image: (H, W, 3) RGB uint8.
+        sample: what to draw.
+        classes: names of the classes.
+        scale: whole factor by which the image is enlarged.
+        score_threshold: objects with a smaller score are not drawn.
+        max_objects: most objects to draw, best scores first.
+        skeleton: pairs of keypoints to join.
+        colours: of the classes.
+        notes: a word for each object, written after its class.
+        with_legend: name the classes of a map below it.
+    """
+    colours = colours or Colours()
     picture = enlarge(image, scale)
     height, width = picture.shape[:2]
     size = int(np.clip(min(height, width) / 22, 11, 20))
-    thickness = max(2, round(min(height, width) / 200))
+    present: list[int] = []
     if sample.semantic_map is not None:
-        small = _array(sample.semantic_map).astype(np.int64)
-        large = cv2.resize(small.astype(np.int32), (width, height),
-                           interpolation=cv2.INTER_NEAREST_EXACT)
+        small = _array(sample.semantic_map).astype(np.int32)
+        large = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         picture = draw_semantic_map(picture, large, colours)
-    keep = _kept(sample, threshold, max_objects)
+        values, counts = np.unique(small[small != IGNORED], return_counts=True)
+        present = [int(i) for i in values[np.argsort(-counts, kind='stable')]]
+    if sample.panoptic_map is not None and sample.segments:
+        small = _array(sample.panoptic_map).astype(np.int32)
+        large = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        labels = {int(s['id']): int(s['label']) for s in sample.segments}
+        picture = draw_panoptic_map(picture, large, labels, colours)
+        present += [k for k in dict.fromkeys(labels.values()) if k not in present]
+    picture = _draw_objects(picture, sample, classes, scale,
+                            _kept(sample, score_threshold, max_objects), skeleton, colours, size,
+                            notes)
+    if present and with_legend:
+        entries = [(class_name(i, classes), colours[i]) for i in present]
+        picture = np.concatenate([picture, legend(entries, width, max(size, 12))], axis=0)
+    return picture
+
+
+def _draw_objects(picture: np.ndarray, sample: DataSample, classes: Sequence[str] | None,
+                  scale: int, keep: np.ndarray, skeleton: Sequence[tuple[int, int]],
+                  colours: Colours, size: int, notes: Sequence[str] | None) -> np.ndarray:
+    height, width = picture.shape[:2]
+    thickness = max(2, round(min(height, width) / 200))
     labels = [int(v) for v in _array(sample.labels)[keep]] if sample.labels is not None else None
     tints = [colours[i] for i in labels] if labels is not None else [
         class_colour(i) for i in range(len(keep))]
@@ -394,22 +462,17 @@ def _panel(image: np.ndarray, sample: DataSample, classes: Sequence[str] | None,
     if sample.keypoints is not None:
         keypoints = _array(sample.keypoints)[keep] * np.array([scale, scale, 1])
         draw_keypoints(picture, keypoints, skeleton, max(3, min(height, width) // 80))
-    if labels is not None and sample.boxes is not None:
-        scores = _array(sample.scores)[keep] if sample.scores is not None else None
-        pen = Pen(picture)
-        for i in reversed(range(len(keep))):  # the best score is written last, on top
-            text = class_name(labels[i], classes)
-            text += '' if scores is None else f' {format_share(float(scores[i]))}'
-            x, y = boxes[i, 0] - thickness // 2, boxes[i, 1] - line_height(size)
-            pen.tag(text, x, y if y >= 0 else boxes[i, 1], size, tints[i])
-        picture = pen.result()
-    if sample.semantic_map is not None:
-        present, counts = np.unique(small[small != IGNORED], return_counts=True)
-        by_area = [int(i) for i in present[np.argsort(-counts, kind='stable')]]
-        if by_area:
-            strip = legend(by_area, classes, colours, width, max(size, 12))
-            picture = np.concatenate([picture, strip], axis=0)
-    return picture
+    if labels is None or sample.boxes is None:
+        return picture
+    scores = _array(sample.scores)[keep] if sample.scores is not None else None
+    pen = Pen(picture)
+    for i in reversed(range(len(keep))):  # the best score is written last, on top
+        text = class_name(labels[i], classes)
+        text += '' if scores is None else f' {format_share(float(scores[i]))}'
+        text += f' · {notes[keep[i]]}' if notes is not None and notes[keep[i]] else ''
+        x, y = boxes[i, 0] - thickness // 2, boxes[i, 1] - line_height(size)
+        pen.tag(text, x, y if y >= 0 else boxes[i, 1], size, tints[i])
+    return pen.result()
 
 
 def _kept(sample: DataSample, threshold: float, max_objects: int) -> np.ndarray:
