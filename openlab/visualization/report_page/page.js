@@ -127,7 +127,7 @@ const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
 /** Paint masks (the largest first, so that none is hidden) with an outline each. */
 function paint(canvas, item, layers) {
   const width = canvas.width = item.rw, height = canvas.height = item.rh;
-  const context = canvas.getContext('2d'), image = context.createImageData(width, height);
+  const context = canvas.getContext('2d', {willReadFrequently: true}), image = context.createImageData(width, height);
   const pixels = image.data, inside = new Uint8Array(width * height);
   layers.sort((a, b) => b.area - a.area);
   for (const {mask, tint, faint, solid} of layers) {
