@@ -13,7 +13,7 @@ SHIPPED = ('configs', 'model_zoo')  # kept at the top of the repository, read by
 TEST = [
     'pytest>=8', 'pytest-xdist', 'pytest-cov', 'pytest-timeout', 'hypothesis', 'ruff', 'mypy',
     'types-PyYAML', 'build', 'wheel', 'setuptools', 'timm', 'transformers', 'pycocotools',
-    'torchmetrics', 'scikit-image',
+    'torchmetrics', 'scikit-image', 'selenium',
 ]
 DOCS = ['mkdocs>=1.6', 'mkdocs-material', 'mkdocstrings[python]']
 ALBUMENTATIONS = ['albumentations']

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-HELP = 'features, Grad-CAM, schedules, augmentations, t-SNE, predictions'
+HELP = 'predictions beside their truth; features, Grad-CAM, schedules, augmentations, t-SNE'
 CONFIG = 'a config file, or the name of a shipped one'
 
 

@@ -172,7 +172,7 @@ def _object(sample: DataSample, index: int, verdict: Verdict,
         row['s'] = _exact(sample.scores[index])
     if sample.masks is not None:
         mask = sample.masks[index]
-        row['m'], row['a'] = mask_runs(mask, size), int(mask.count_nonzero())
+        row['m'], row['a'] = mask_runs(mask, size), int(np.count_nonzero(mask.numpy()))
         box = masks_to_boxes(mask[None])[0] if sample.boxes is None else sample.boxes[index]
     else:
         assert sample.boxes is not None

@@ -69,6 +69,56 @@ def test_each_picture_is_drawn_and_its_path_printed(arguments, least_width, tmp_
     assert picture.std() > 10  # something is on it
 
 
+def test_predictions_become_a_sheet_and_a_page(tmp_path, capsys):
+    assert cli.main(['visualize', 'predictions', 'tiny.py', '--num', '9', '--limit', '4',
+                     '--out', 'sub']) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == ['sub/sheet.png', 'sub/report.html']
+    assert 'the page holds the worst 4 of 9 images; --limit changes that' in said.err
+    page = (tmp_path / 'sub' / 'report.html').read_text('utf-8')
+    assert 'tiny: predictions on 9 of 449 items of val' in page
+    assert page.count('data:image/png') == 4
+    assert cv2.imread(str(tmp_path / 'sub' / 'sheet.png')).shape[1] > 250
+
+
+def test_a_dump_is_reported_on_without_a_model(tmp_path, capsys):
+    """Images of digits are in no files: they come from the dataset, by their ids."""
+    from openlab.apis import visualization as source
+    from openlab.engine.predictions import plain_sample, write
+
+    loader = source.build_loader(load_config('tiny.py'), 'val')
+    items = source.read_items(loader, [0, 5, 9])
+    rows = [{'prediction': plain_sample(t), 'sample': plain_sample(t)} for t in items.truths]
+    write('dump.json', rows, loader.metainfo)
+    assert cli.main(['visualize', 'predictions', 'tiny.py', '--from-dump', 'dump.json',
+                     '--no-metrics', '--out', 'r.html']) == 0
+    assert capsys.readouterr().out.split() == ['r.html']
+    page = (tmp_path / 'r.html').read_text('utf-8')
+    import base64
+    import re
+
+    import numpy as np
+
+    stored = [cv2.imdecode(np.frombuffer(base64.b64decode(m), np.uint8), cv2.IMREAD_COLOR)
+              for m in re.findall(r'data:image/png;base64,([^<]+)', page)]
+    assert np.array_equal(stored[1], source.original_image(loader.source, 5))
+
+
+def test_predictions_refuse_what_does_not_go_together(capsys):
+    def refused(*arguments):
+        assert cli.main(['visualize', 'predictions', 'tiny.py', *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert 'given twice' in refused('a', '--weights', 'b')
+    assert 'goes with neither weights nor' in refused('a', '--from-dump', 'd.pt')
+    assert '--images goes with --from-dump' in refused('--images', 'x')
+    assert '--limit must be 0 or more' in refused('--limit', '-1')
+    assert 'no such file of predictions' in refused('--from-dump', 'nowhere.pt')
+    assert 'from 0 to 1' in refused('--score-threshold', '3', '--num', '1')
+    assert "has no boxes and no labels, which the task 'detection' compares" in refused(
+        '--task', 'detection', '--num', '1')
+
+
 def test_augmented_views_differ_and_come_back_the_same():
     import numpy as np
 
