@@ -6,6 +6,7 @@ N objects · H, W image height and width
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -70,4 +71,5 @@ def fields_of_task(sample: DataSample, task: Task) -> DataSample:
     """The sample with what the task compares alone: a model may answer several tasks at once."""
     kept = _FIELDS[task]
     names = {name for names in _FIELDS.values() for name in names} | {'keypoints'}
-    return replace(sample, **{name: None for name in names if name not in kept})
+    others: dict[str, Any] = {name: None for name in names if name not in kept}
+    return replace(sample, **others)
