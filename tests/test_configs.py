@@ -290,7 +290,29 @@ def raw_map(folder):
 
 SEMANTIC = Task(map_batch, check_map, is_map_learned, raw_map,
                 lambda s: set(s.semantic_map.unique().tolist()) - {255} == {3})
+
+
+def multi_label_batch(count):
+    batch = image_batch(count)
+    for i, sample in enumerate(batch['samples']):
+        sample.label, sample.label_probs = None, torch.zeros(NUM_CLASSES)
+        sample.label_probs[[i % NUM_CLASSES, (i + 2) % NUM_CLASSES]] = 1
+    return batch
+
+
+def check_multi_label(prediction, truth):
+    check_classification(prediction, truth)
+    assert (prediction.label_probs[prediction.labels] == prediction.scores).all()
+
+
+MULTI_LABEL = Task(
+    multi_label_batch, check_multi_label,
+    lambda p, truth: set(p.labels.tolist()) == set(truth.label_probs.nonzero()[:, 0].tolist()),
+    raw_objects, lambda s: s.label_probs[3] == 1 and s.label_probs.sum() == 1 and s.boxes is None)
+# By the name of the algorithm, or where a head changes the task, of both.
 TASKS = {
+    'ImageClassifier/MultiLabelHead': MULTI_LABEL,
+    'ImageClassifier/CSRAHead': MULTI_LABEL,
     **dict.fromkeys(('FCN', 'DeepLabV3', 'DeepLabV3Plus', 'SegFormer'), SEMANTIC),
     'ImageClassifier': Task(
         image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
@@ -344,6 +366,9 @@ def tiny_models():
 
 def task_of(model_cfg):
     name = model_cfg['type'].rpartition('.')[2]
+    head = str((model_cfg.get('head') or {}).get('type', '')).rpartition('.')[2]
+    if f'{name}/{head}' in TASKS:
+        return TASKS[f'{name}/{head}']
     assert name in TASKS, f'{name} has no row in TASKS: tests/test_configs.py cannot test it'
     return TASKS[name]
 
