@@ -93,6 +93,9 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
     'MLPMixer': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'image_size': SIZE, 'patch_size': 8},
+    # The class that a random teacher is surest of teaches nothing; its soft targets hardly disturb.
+    'HardTargetLoss': lambda cfg: {'type': 'SoftTargetLoss'},
+    'FeaturePair': lambda cfg: {'in_channels': 32, 'out_channels': 128},
     # Beside random weights that stay as they are, little could be learned.
     'LoRA': lambda cfg: {'rank': 4, 'trainable': ['embedding', 'norm']},
     # with one channel to a group, group norm would let nothing through from maps of one pixel
@@ -315,6 +318,8 @@ TASKS = {
     'ImageClassifier/CSRAHead': MULTI_LABEL,
     **dict.fromkeys(('FCN', 'DeepLabV3', 'DeepLabV3Plus', 'SegFormer'), SEMANTIC),
     'ImageClassifier': Task(
+        image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
+    'Distillation': Task(
         image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
     'CausalLM': Task(
         text_batch, check_text,
