@@ -93,6 +93,7 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
     'MLPMixer': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'image_size': SIZE, 'patch_size': 8},
+    'MarginHead': lambda cfg: {'embed_dim': 16, 'scale': 16.0},
     # The class that a random teacher is surest of teaches nothing; its soft targets hardly disturb.
     'HardTargetLoss': lambda cfg: {'type': 'SoftTargetLoss'},
     'FeaturePair': lambda cfg: {'in_channels': 32, 'out_channels': 128},
@@ -130,6 +131,7 @@ class Task:
         raw: what a dataset hands to the pipeline besides the image.
         packed: asserts that this truth came through the pipeline.
         constant: names of parameters that by design get no gradient (a regular expression).
+        all_learned: the same as ``learned`` for all items together, where one alone cannot tell.
     """
 
     batch: Callable[[int], dict[str, Any]]
@@ -138,6 +140,7 @@ class Task:
     raw: Callable[[Path], dict[str, Any]] = lambda folder: {'label': 3}
     packed: Callable[[DataSample], bool] = lambda sample: bool(sample.label == 3)
     constant: str = '^$'
+    all_learned: Callable[[list[DataSample], list[DataSample]], bool] | None = None
 
 
 def image_batch(count):
@@ -308,6 +311,19 @@ def check_multi_label(prediction, truth):
     assert (prediction.label_probs[prediction.labels] == prediction.scores).all()
 
 
+def check_embedding(prediction, truth):
+    assert prediction.meta == truth.meta
+    torch.testing.assert_close(prediction.extra['embedding'].norm(), torch.tensor(1.0))
+
+
+def same_class_is_nearest(predictions, truth):
+    embeddings = torch.stack([p.extra['embedding'] for p in predictions])
+    labels = torch.stack([t.label for t in truth])
+    similarity = embeddings @ embeddings.T
+    same = labels[:, None] == labels[None]
+    return bool((similarity[same].min() > similarity[~same].max()).item())
+
+
 MULTI_LABEL = Task(
     multi_label_batch, check_multi_label,
     lambda p, truth: set(p.labels.tolist()) == set(truth.label_probs.nonzero()[:, 0].tolist()),
@@ -319,6 +335,8 @@ TASKS = {
     **dict.fromkeys(('FCN', 'DeepLabV3', 'DeepLabV3Plus', 'SegFormer'), SEMANTIC),
     'ImageClassifier': Task(
         image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
+    'ImageRetriever': Task(
+        image_batch, check_embedding, lambda p, truth: False, all_learned=same_class_is_nearest),
     'Distillation': Task(
         image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
     'CausalLM': Task(
@@ -468,9 +486,15 @@ def test_a_tiny_batch_can_be_learned_by_heart(cfg):
         optimizer.step()
         if step % 20 == 0:
             predictions = predictions_with_fresh_statistics(model, batch)
-            if all(task.learned(p, t) for p, t in zip(predictions, batch['samples'])):
+            if is_learned(task, predictions, batch['samples']):
                 return
     pytest.fail(f'not learned in {step} steps; losses at the end: {losses}')
+
+
+def is_learned(task, predictions, truth):
+    if task.all_learned is not None:
+        return task.all_learned(predictions, truth)
+    return all(task.learned(p, t) for p, t in zip(predictions, truth))
 
 
 def predictions_with_fresh_statistics(model, batch):

@@ -98,7 +98,10 @@ class MarginHead(nn.Module):
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Scaled cosines to the classes, without margin, (B, K)."""
-        embedding = self.embed(feats)
+        return self.classify(self.embed(feats))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Scaled cosines to the classes, (B, K), of embeddings (B, D)."""
         # Close to 1, half precision tells angles of 3 degrees and of 0 apart no more.
         with torch.autocast(embedding.device.type, enabled=False):
             cosines = embedding @ F.normalize(self.centers.float(), dim=1).T
