@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,9 +104,8 @@ class MarginHead(nn.Module):
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Scaled cosines to the classes, (B, K), of embeddings (B, D)."""
-        # Close to 1, half precision tells angles of 3 degrees and of 0 apart no more.
-        with torch.autocast(embedding.device.type, enabled=False):
-            cosines = embedding @ F.normalize(self.centers.float(), dim=1).T
+        with _in_full_precision(embedding.device.type):
+            cosines = embedding.float() @ F.normalize(self.centers.float(), dim=1).T
         if self.num_centers > 1:
             cosines = cosines.unflatten(1, (self.num_classes, self.num_centers)).amax(2)
         return self.scale * cosines
@@ -139,6 +140,13 @@ class MarginHead(nn.Module):
             DataSample(meta=dict(sample.meta), label=label, label_probs=p)
             for sample, label, p in zip(samples, probs.argmax(1), probs)
         ]
+
+
+def _in_full_precision(device: str) -> AbstractContextManager[Any]:
+    """Close to 1, half precision tells angles of 3 degrees and of 0 apart no more."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def lower_cosine(cosine: Tensor, multiply: float, add: float, subtract: float) -> Tensor:
