@@ -7,7 +7,6 @@ network is trained.
   Wu et al., https://arxiv.org/abs/1805.01978
 * Logistic regression with its penalty chosen on held-out items: Radford et al., CLIP,
   https://arxiv.org/abs/2103.00020, appendix A.3
-* Intervals: Wilson, J. Am. Stat. Assoc. 22 (1927)
 
 N items to learn from · M items to judge · D features · K classes
 """
@@ -15,7 +14,6 @@ N items to learn from · M items to judge · D features · K classes
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from openlab.metrics.confidence import wilson_interval
 
 PENALTIES = tuple(10.0**power for power in range(-6, 2))
 
@@ -153,33 +153,18 @@ def _pooled(output: Tensor | Sequence[Tensor]) -> Tensor:
     return value.mean(1) if value.ndim == 3 else value
 
 
-def wilson_interval(hits: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Ends of the score interval of a share.
-
-    Args:
-        hits: number of items that were right.
-        total: of how many.
-        confidence: how often such intervals hold the true share.
+def score_of(predicted: Tensor, labels: Tensor, confidence: float = 0.95) -> Score:
+    """Accuracy of predicted classes (M,) with Wilson's interval.
 
     Raises:
-        ValueError: if there are no items, or the numbers do not fit.
+        ValueError: if there are no items, or ``confidence`` is no share.
     """
-    if total < 1 or not 0 <= hits <= total:
-        raise ValueError(f'{hits} right of {total} is no share')
     if not 0 < confidence < 1:
         raise ValueError(f'confidence must lie between 0 and 1, got {confidence}')
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = hits / total
-    center = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(
-        share * (1 - share) / total + z * z / (4 * total * total))
-    return max(center - half, 0.0), min(center + half, 1.0)
-
-
-def score_of(predicted: Tensor, labels: Tensor, confidence: float = 0.95) -> Score:
-    """Accuracy of predicted classes (M,) with its interval."""
     hits, total = int((predicted == labels).sum()), len(labels)
-    return Score(hits / total, *wilson_interval(hits, total, confidence), total)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    low, high = wilson_interval(hits, total, z)
+    return Score(hits / total, low, high, total)
 
 
 def knn_votes(train_feats: Tensor, train_labels: Tensor, test_feats: Tensor | None = None,

@@ -16,7 +16,7 @@ from openlab.apis.probe import (
     knn_votes,
     linear_probe,
     probe,
-    wilson_interval,
+    score_of,
 )
 from openlab.apis.visualization import build_loader, build_model
 from openlab.cli import main
@@ -100,27 +100,31 @@ def test_constant_features_and_classes_of_one_item_are_no_trouble():
     assert found.weight.isfinite().all() and found.score.value > 0.5
 
 
-@pytest.mark.parametrize(('hits', 'total', 'expected'), [
-    # by hand from (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.959964
-    (8, 10, (0.490162, 0.943318)), (0, 10, (0.0, 0.277533)), (10, 10, (0.722467, 1.0)),
-    (50, 100, (0.403832, 0.596168))])
-def test_wilson_intervals_are_those_worked_out_by_hand(hits, total, expected):
-    assert wilson_interval(hits, total) == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize(('hits', 'total', 'confidence', 'expected'), [
+    # by hand from (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.959964, 1.644854
+    (8, 10, 0.95, (0.490162, 0.943318)), (50, 100, 0.95, (0.403832, 0.596168)),
+    (8, 10, 0.9, (0.540793, 0.931442))])
+def test_scores_carry_the_interval_worked_out_by_hand(hits, total, confidence, expected):
+    predicted = (torch.arange(total) >= hits).long()
+    score = score_of(predicted, torch.zeros(total, dtype=torch.int64), confidence)
+    assert score.value == hits / total and score.total == total
+    assert (score.low, score.high) == pytest.approx(expected, abs=1e-5)
+    assert str(score).startswith(f'{hits / total:.4f} (0.')
 
 
-def test_wilson_intervals_hold_the_true_share_as_often_as_promised():
+def test_intervals_hold_the_true_share_as_often_as_promised():
     n, share = 40, 0.85
     covered = 0.0
     for hits in range(n + 1):
-        low, high = wilson_interval(hits, n, 0.9)
-        covered += (low <= share <= high) * math.comb(n, hits) * share**hits * (
+        score = score_of((torch.arange(n) >= hits).long(), torch.zeros(n).long(), 0.9)
+        covered += (score.low <= share <= score.high) * math.comb(n, hits) * share**hits * (
             1 - share)**(n - hits)
     assert 0.87 < covered < 0.95
 
 
 @pytest.mark.parametrize(('call', 'message'), [
-    (lambda: wilson_interval(3, 0), '3 right of 0'),
-    (lambda: wilson_interval(3, 5, 1.0), 'confidence must lie'),
+    (lambda: score_of(TEST_LABELS, TEST_LABELS, 1.0), 'confidence must lie'),
+    (lambda: score_of(TEST_LABELS[:0], TEST_LABELS[:0]), 'successes'),
     (lambda: knn_votes(TRAIN, TRAIN_LABELS[:5]), 'must fit'),
     (lambda: knn_votes(TRAIN, TRAIN_LABELS, TEST[:, :3]), 'features to judge are'),
     (lambda: knn_votes(TRAIN, TRAIN_LABELS, TEST, 0), 'must be positive'),
