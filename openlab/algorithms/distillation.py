@@ -119,7 +119,7 @@ class Distillation(Algorithm):
         # In a list, so that torch does not count its parameters among ours.
         self._unlisted = [teacher.eval().requires_grad_(False)]
         self.logits = logits
-        self.features = nn.ModuleList(features)
+        self.features: Any = nn.ModuleList(features)
         self.truth_weight = truth_weight
         self.teacher_weights = teacher_weights
         for pair in features:
@@ -168,7 +168,7 @@ class Distillation(Algorithm):
 
     def _student_outputs(self, inputs: Tensor, samples: list[DataSample]) -> tuple[Any, Any]:
         """Outputs that truth and teacher judge: those of two branches where the head has them."""
-        head = getattr(self.student, 'head', None)
+        head: Any = getattr(self.student, 'head', None)
         if self.logits is not None and hasattr(head, 'branches'):
             for_truth, for_teacher = head.branches(self.student.feats(inputs))
             return for_truth, for_teacher
@@ -176,7 +176,9 @@ class Distillation(Algorithm):
         return outputs, outputs
 
     def _for_teacher(self, inputs: Tensor) -> Tensor:
-        return inputs if self.scale is None else inputs * self.scale + self.shift
+        if self.scale is None or self.shift is None:
+            return inputs
+        return inputs * self.scale + self.shift
 
     def outputs(self, inputs: Any, samples: list[DataSample] | None = None) -> Any:
         """Those of the student."""

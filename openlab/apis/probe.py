@@ -354,7 +354,7 @@ def probe(cfg: Mapping[str, Any], weights: str | Path | None, *, k: int = 20,
         temperature: see ``knn_votes``.
         l2: see ``linear_probe``.
         layer: see ``extract_features``.
-        max_batches: use only so many batches of each part.
+        max_batches: use only so many batches of each part, of items drawn at random.
         methods: ``'knn'``, ``'linear'`` or both.
 
     Returns:
@@ -365,8 +365,8 @@ def probe(cfg: Mapping[str, Any], weights: str | Path | None, *, k: int = 20,
     if unknown or not methods:
         raise ValueError(f"methods are 'knn' and 'linear', got {list(methods)}")
     model = _model(cfg, weights)
-    parts = [extract_features(model, _some(_loader(cfg, part), max_batches), layer)
-             for part in ('train', 'val')]
+    loaders = [_loader(cfg, part, shuffle=max_batches is not None) for part in ('train', 'val')]
+    parts = [extract_features(model, _some(loader, max_batches), layer) for loader in loaders]
     (train_feats, train_labels), (test_feats, test_labels) = parts
     results: dict[str, Any] = {'train': tuple(train_feats.shape), 'test': tuple(test_feats.shape)}
     if 'knn' in methods:
@@ -389,8 +389,8 @@ def _model(cfg: Mapping[str, Any], weights: str | Path | None) -> nn.Module:
     return model
 
 
-def _loader(cfg: Mapping[str, Any], part: str) -> Any:
-    """A loader over all items of a part in order, prepared as for validation."""
+def _loader(cfg: Mapping[str, Any], part: str, shuffle: bool = False) -> Any:
+    """A loader over all items of a part, in order or not, prepared as for validation."""
     from openlab.apis.visualization import build_loader
 
     if not cfg.get('val_dataloader'):
@@ -399,8 +399,9 @@ def _loader(cfg: Mapping[str, Any], part: str) -> Any:
     if part == 'train':
         loader['dataset'] = _with_pipeline(loader.get('dataset'),
                                            _pipeline_of(cfg['val_dataloader']['dataset']))
-        loader |= {'sampler': None, 'drop_last': False,
-                   'batch_size': cfg['val_dataloader'].get('batch_size', 1)}
+        loader |= {'drop_last': False, 'batch_size': cfg['val_dataloader'].get('batch_size', 1)}
+    # The first items alone may be those of one class.
+    loader['sampler'] = {'type': 'DefaultSampler', 'shuffle': shuffle}
     return build_loader({f'{part}_dataloader': loader, 'randomness': cfg.get('randomness')}, part)
 
 

@@ -1,6 +1,7 @@
 import json
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -184,6 +185,21 @@ def test_training_images_are_prepared_as_those_of_validation(quickstart):
     assert torch.equal(seen, expected)
     with pytest.raises(ValueError, match="methods are 'knn' and 'linear'"):
         probe(cfg, None, methods=['kmeans'])
+
+
+def test_a_part_of_a_set_sorted_by_class_holds_items_of_all_classes(tmp_path):
+    for name in 'abcd':
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            cv2.imwrite(str(tmp_path / name / f'{i}.png'), np.zeros((8, 8, 3), np.uint8))
+    folder = {'type': 'ImageFolder', 'data_root': str(tmp_path),
+              'pipeline': [{'type': 'LoadImage'}, {'type': 'PackInputs'}]}
+    cfg = {'train_dataloader': {'dataset': folder},
+           'val_dataloader': {'batch_size': 6, 'dataset': folder}, 'randomness': {'seed': 0}}
+    for part in ('train', 'val'):
+        in_order = next(iter(_loader(cfg, part)))['samples']
+        drawn = next(iter(_loader(cfg, part, shuffle=True)))['samples']
+        assert len({int(s.label) for s in in_order}) == 1 < len({int(s.label) for s in drawn})
 
 
 def test_weights_without_a_head_are_enough(quickstart, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from openlab.data.datasets.base import Annotations, BaseDataset, as_labels
 from openlab.data.errors import DataError, Dropped
@@ -65,7 +65,7 @@ class InShop(BaseDataset):
         classes = sorted({garment for _, garment, part in rows if (part != 'train') == is_test})
         index = {name: i for i, name in enumerate(classes)}
         chosen = [row for row in rows if row[2] in SPLITS[self.split]]
-        columns = {
+        columns: dict[str, Any] = {
             'img_path': [f'{self.img_dir}/{path}' for path, _, _ in chosen],
             'label': as_labels([index[garment] for _, garment, _ in chosen])}
         if is_test:

@@ -100,13 +100,14 @@ class Lamb(Optimizer):
         if correct:
             torch._foreach_div_(roots, (1 - beta2**number) ** 0.5)
         torch._foreach_add_(roots, group['eps'])
-        steps = torch._foreach_div(means, roots)
+        steps = list(torch._foreach_div(means, roots))
         if correct:
             torch._foreach_div_(steps, 1 - beta1**number)
         if group['weight_decay']:
             torch._foreach_add_(steps, params, alpha=group['weight_decay'])
         if group['weight_decay'] or group['always_adapt']:
-            torch._foreach_mul_(steps, self._trust(params, steps, group['max_trust']))
+            trust: Any = self._trust(params, steps, group['max_trust'])
+            torch._foreach_mul_(steps, trust)
         torch._foreach_add_(params, steps, alpha=-group['lr'])
 
     @staticmethod
