@@ -93,6 +93,10 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
     'MLPMixer': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'image_size': SIZE, 'patch_size': 8},
+    'MarginHead': lambda cfg: {'embed_dim': 16, 'scale': 16.0},
+    # The class that a random teacher is surest of teaches nothing; its soft targets hardly disturb.
+    'HardTargetLoss': lambda cfg: {'type': 'SoftTargetLoss'},
+    'FeaturePair': lambda cfg: {'in_channels': 32, 'out_channels': 128},
     # Beside random weights that stay as they are, little could be learned.
     'LoRA': lambda cfg: {'rank': 4, 'trainable': ['embedding', 'norm']},
     # with one channel to a group, group norm would let nothing through from maps of one pixel
@@ -127,6 +131,7 @@ class Task:
         raw: what a dataset hands to the pipeline besides the image.
         packed: asserts that this truth came through the pipeline.
         constant: names of parameters that by design get no gradient (a regular expression).
+        all_learned: the same as ``learned`` for all items together, where one alone cannot tell.
     """
 
     batch: Callable[[int], dict[str, Any]]
@@ -135,6 +140,7 @@ class Task:
     raw: Callable[[Path], dict[str, Any]] = lambda folder: {'label': 3}
     packed: Callable[[DataSample], bool] = lambda sample: bool(sample.label == 3)
     constant: str = '^$'
+    all_learned: Callable[[list[DataSample], list[DataSample]], bool] | None = None
 
 
 def image_batch(count):
@@ -290,9 +296,48 @@ def raw_map(folder):
 
 SEMANTIC = Task(map_batch, check_map, is_map_learned, raw_map,
                 lambda s: set(s.semantic_map.unique().tolist()) - {255} == {3})
+
+
+def multi_label_batch(count):
+    batch = image_batch(count)
+    for i, sample in enumerate(batch['samples']):
+        sample.label, sample.label_probs = None, torch.zeros(NUM_CLASSES)
+        sample.label_probs[[i % NUM_CLASSES, (i + 2) % NUM_CLASSES]] = 1
+    return batch
+
+
+def check_multi_label(prediction, truth):
+    check_classification(prediction, truth)
+    assert (prediction.label_probs[prediction.labels] == prediction.scores).all()
+
+
+def check_embedding(prediction, truth):
+    assert prediction.meta == truth.meta
+    torch.testing.assert_close(prediction.extra['embedding'].norm(), torch.tensor(1.0))
+
+
+def same_class_is_nearest(predictions, truth):
+    embeddings = torch.stack([p.extra['embedding'] for p in predictions])
+    labels = torch.stack([t.label for t in truth])
+    similarity = embeddings @ embeddings.T
+    same = labels[:, None] == labels[None]
+    return bool((similarity[same].min() > similarity[~same].max()).item())
+
+
+MULTI_LABEL = Task(
+    multi_label_batch, check_multi_label,
+    lambda p, truth: set(p.labels.tolist()) == set(truth.label_probs.nonzero()[:, 0].tolist()),
+    raw_objects, lambda s: s.label_probs[3] == 1 and s.label_probs.sum() == 1 and s.boxes is None)
+# By the name of the algorithm, or where a head changes the task, of both.
 TASKS = {
+    'ImageClassifier/MultiLabelHead': MULTI_LABEL,
+    'ImageClassifier/CSRAHead': MULTI_LABEL,
     **dict.fromkeys(('FCN', 'DeepLabV3', 'DeepLabV3Plus', 'SegFormer'), SEMANTIC),
     'ImageClassifier': Task(
+        image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
+    'ImageRetriever': Task(
+        image_batch, check_embedding, lambda p, truth: False, all_learned=same_class_is_nearest),
+    'Distillation': Task(
         image_batch, check_classification, lambda p, truth: bool(p.label == truth.label)),
     'CausalLM': Task(
         text_batch, check_text,
@@ -344,6 +389,9 @@ def tiny_models():
 
 def task_of(model_cfg):
     name = model_cfg['type'].rpartition('.')[2]
+    head = str((model_cfg.get('head') or {}).get('type', '')).rpartition('.')[2]
+    if f'{name}/{head}' in TASKS:
+        return TASKS[f'{name}/{head}']
     assert name in TASKS, f'{name} has no row in TASKS: tests/test_configs.py cannot test it'
     return TASKS[name]
 
@@ -438,9 +486,15 @@ def test_a_tiny_batch_can_be_learned_by_heart(cfg):
         optimizer.step()
         if step % 20 == 0:
             predictions = predictions_with_fresh_statistics(model, batch)
-            if all(task.learned(p, t) for p, t in zip(predictions, batch['samples'])):
+            if is_learned(task, predictions, batch['samples']):
                 return
     pytest.fail(f'not learned in {step} steps; losses at the end: {losses}')
+
+
+def is_learned(task, predictions, truth):
+    if task.all_learned is not None:
+        return task.all_learned(predictions, truth)
+    return all(task.learned(p, t) for p, t in zip(predictions, truth))
 
 
 def predictions_with_fresh_statistics(model, batch):

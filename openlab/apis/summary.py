@@ -99,7 +99,7 @@ def best_checkpoint(work_dir: Path) -> Path | None:
     for name in ('best', 'last'):
         try:
             return resolve_checkpoint(work_dir / 'checkpoints' / name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # a file of weights has no runs in it
             continue
     return None
 

@@ -15,22 +15,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
+from openlab.layers.attention_pool import AttentionPool
 from openlab.layers.drop import drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.norm import make_norm
 from openlab.layers.patch_embed import PatchEmbed
 from openlab.layers.position import resize_position
-from openlab.layers.transformer import MLP, TransformerBlock
+from openlab.layers.transformer import TransformerBlock
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 
+Output = Literal['class_token', 'mean', 'class_and_mean', 'attention_pool', 'maps']
 _SIZES = {  # embed_dim, depth, num_heads
     'tiny': (192, 12, 3),
     'small': (384, 12, 6),
@@ -140,8 +141,10 @@ class VisionTransformer(nn.Module):
         layer_scale: first value of learned scales of the branches; ``None`` does without.
         output: what comes out: ``'class_token'`` or ``'mean'`` (of all patches) is one vector
             (B, D); so is ``'attention_pool'`` (SigLIP), which weighs the patches by a learned
-            query; ``'maps'`` is a map of patch tokens (B, D, h, w) for each of ``out_stages``.
-        with_class_token: prepend a class token; ``output='class_token'`` needs it.
+            query; ``'class_and_mean'`` is both one after the other (B, 2 D), all tokens normalised
+            first, as DINOv2 is probed; ``'maps'`` is a map of patch tokens (B, D, h, w) for each
+            of ``out_stages``.
+        with_class_token: prepend a class token; outputs that name it need it.
         with_distill_token: prepend a second one, which learns from a teacher (DeiT);
             ``output='class_token'`` then gives two vectors, its own last.
         num_registers: tokens without place or output, in which the network may keep notes.
@@ -190,7 +193,7 @@ class VisionTransformer(nn.Module):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
-        output: Literal['class_token', 'mean', 'attention_pool', 'maps'] = 'class_token',
+        output: Output = 'class_token',
         with_class_token: bool = True,
         with_distill_token: bool = False,
         num_registers: int = 0,
@@ -205,11 +208,10 @@ class VisionTransformer(nn.Module):
         if size not in _SIZES:
             raise ValueError(f'VisionTransformer has sizes {list(_SIZES)}, not {size!r}; for '
                              'another one give embed_dim, depth and num_heads')
-        if output not in ('class_token', 'mean', 'attention_pool', 'maps'):
-            raise ValueError("output is 'class_token', 'mean', 'attention_pool' or 'maps', not "
-                             f'{output!r}')
-        if output == 'class_token' and not with_class_token:
-            raise ValueError("output='class_token' needs with_class_token=True")
+        if output not in get_args(Output):
+            raise ValueError(f'output is one of {", ".join(get_args(Output))}; not {output!r}')
+        if output.startswith('class_') and not with_class_token:
+            raise ValueError(f'output={output!r} needs with_class_token=True')
         if with_distill_token and output != 'class_token':
             raise ValueError("with_distill_token needs output='class_token': nothing else of the "
                              'network would see the token')
@@ -247,7 +249,7 @@ class VisionTransformer(nn.Module):
         if output == 'attention_pool':
             self.pool = AttentionPool(embed_dim, num_heads, mlp_ratio, norm, act)
         num_outputs = len(self.out_stages) + with_distill_token
-        self.out_channels = (embed_dim,) * num_outputs
+        self.out_channels = (embed_dim * (1 + (output == 'class_and_mean')),) * num_outputs
         self.strides = (patch_size,) * num_outputs
         self._init_weights()
         self.register_load_state_dict_pre_hook(_fit_position)
@@ -269,7 +271,7 @@ class VisionTransformer(nn.Module):
         return {name for name in names if hasattr(self, name)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Vectors (B, D) or maps (B, D, h, w), by ``output``, of images x (B, 3, H, W)."""
+        """Vectors (B, D) or (B, 2 D) or maps (B, D, h, w), by ``output``, of x (B, 3, H, W)."""
         x = self.patch_embed(x)
         grid = (x.shape[2], x.shape[3])
         x = self.dropout(self._with_positions(x.flatten(2).transpose(1, 2), grid))
@@ -284,6 +286,9 @@ class VisionTransformer(nn.Module):
             return tuple(maps)
         if self.output == 'class_token':
             return tuple(self.norm(x[:, i]) for i in range(1 + self.with_distill_token))
+        if self.output == 'class_and_mean':
+            x = self.norm(x)
+            return (torch.cat([x[:, 0], x[:, self.num_prefix:].mean(1)], dim=1),)
         if self.output == 'attention_pool':
             return (self.pool(self.norm(x[:, self.num_prefix:])),)
         # The mean comes before the norm: https://arxiv.org/abs/2111.06377, appendix A.
@@ -303,41 +308,6 @@ class VisionTransformer(nn.Module):
         if hasattr(self, 'registers'):
             prefix.append(self.registers)
         return torch.cat([*(p.expand(len(x), -1, -1) for p in prefix), x], dim=1)
-
-
-class AttentionPool(nn.Module):
-    """Tokens to one vector by a learned query, then an MLP with a residual around it.
-
-    Zhai et al., Scaling Vision Transformers, https://arxiv.org/abs/2106.04560, section 3.2
-
-    Args:
-        embed_dim: size of a token (D).
-        num_heads: heads of the attention.
-        mlp_ratio: hidden size of the MLP over ``embed_dim``.
-        norm: see ``make_norm``.
-        act: see ``make_act``; by default GELU.
-    """
-
-    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float,
-                 norm: dict[str, Any] | None = None, act: dict[str, Any] | None = None):
-        super().__init__()
-        self.num_heads = num_heads
-        self.probe = nn.Parameter(torch.empty(1, 1, embed_dim))
-        nn.init.normal_(self.probe, std=0.02)
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
-        self.proj = nn.Linear(embed_dim, embed_dim)
-        self.norm = make_norm(embed_dim, norm)
-        self.mlp = MLP(embed_dim, int(embed_dim * mlp_ratio), act=act)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool tokens (B, N, D) to (B, D)."""
-        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        sources = (self.probe.expand(len(x), -1, -1), x, x)
-        q, k, v = (F.linear(s, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-                   for s, w, b in zip(sources, weights, biases))
-        pooled = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        pooled = self.proj(pooled).squeeze(1)
-        return pooled + self.mlp(self.norm(pooled))
 
 
 def _grid_of(image_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ import openlab
 COMMANDS: dict[str, tuple[str, str]] = {
     'train': ('openlab.cli.train', 'train the model of a config, or resume it'),
     'test': ('openlab.cli.test', 'evaluate weights, or predictions dumped earlier'),
+    'probe': ('openlab.cli.probe', 'judge features: nearest neighbours, a linear classifier'),
     'infer': ('openlab.cli.infer', 'run a model on images, folders or videos'),
     'generate': ('openlab.cli.generate', 'continue a prompt with a language model'),
     'chat': ('openlab.cli.chat', 'talk to a language model in the terminal'),

@@ -180,7 +180,7 @@ class _Mixing:
         mixed, weight = self.mix(inputs, inputs[order.to(inputs.device)], weight)
         probs = [class_probs(s, self.num_classes) for s in samples]
         return mixed, [
-            replace(s, label_probs=weight * p + (1 - weight) * probs[int(other)])
+            replace(s, label_probs=_mixed_probs(p, probs[int(other)], weight))
             for s, p, other in zip(samples, probs, order, strict=True)
         ]
 
@@ -191,6 +191,12 @@ class _Mixing:
     def _draw_weight(self) -> float:
         a, b = torch._standard_gamma(torch.full((2,), self.alpha, dtype=torch.float64)).tolist()
         return a / (a + b) if a + b > 0 else 0.5
+
+
+def _mixed_probs(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Weighted mean of labels; what either does not know (-1) stays unknown."""
+    mixed = weight * first + (1 - weight) * second
+    return mixed.masked_fill((first < 0) | (second < 0), -1)
 
 
 @MODELS.register_module()

@@ -275,6 +275,7 @@ class Runner(RunnerAttributes):
             raise ValueError('training needs train_dataloader and train_cfg')
         self._val_loop = self.build_loop('val')
         self._learn_dataset(self._train_loop.dataloader)
+        self._load_parts()
         self.load_weights()
         self._prepare_model()
         loop = self._train_loop
@@ -399,6 +400,13 @@ class Runner(RunnerAttributes):
         report = load_weights(self.unwrapped_model, **arguments)
         self.logger.info('%s', report)
         self._has_loaded = True
+
+    def _load_parts(self) -> None:
+        """Load what a model asks for beside its own weights, such as a teacher."""
+        from openlab.engine.loading import load_weights
+
+        for name, part, source in getattr(self.unwrapped_model, 'weights_of_parts', list)():
+            self.logger.info('%s: %s', name, load_weights(part, source))
 
     def resume(self, filename: str | None = None, **_: Any) -> None:  # type: ignore[override]
         """Continue the checkpoint that ``resume`` names, or the newest sound one of work_dir."""

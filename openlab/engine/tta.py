@@ -90,5 +90,7 @@ def merge_classes(predictions: Sequence[Sequence[DataSample]]) -> list[DataSampl
             raise ValueError('tta merges by label_probs, which these predictions lack; give the '
                              'algorithm a method merge_augmented(predictions)')
         probs = torch.stack([s.label_probs for s in samples]).mean(0)
-        merged.append(replace(samples[0], label_probs=probs, label=probs.argmax()))
+        # Labels that one view found say nothing of the mean.
+        merged.append(replace(samples[0], label_probs=probs, label=probs.argmax(), labels=None,
+                              scores=None))
     return merged

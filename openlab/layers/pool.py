@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from openlab.registry import MODELS
 
+
+@MODELS.register_module()
 class GlobalPool(nn.Module):
     """Pool a map (B, C, H, W) to (B, C); a vector (B, C) passes through.
 
@@ -25,3 +29,32 @@ class GlobalPool(nn.Module):
         if x.ndim == 2:
             return x
         return x.flatten(2).mean(2) if self.mode == 'mean' else x.flatten(2).amax(2)
+
+
+@MODELS.register_module()
+class GeMPool(nn.Module):
+    """Generalised mean of a map (B, C, H, W), (B, C): (mean of x^p)^(1/p) of each channel.
+
+    Paper: Fine-tuning CNN Image Retrieval with No Human Annotation,
+    https://arxiv.org/abs/1711.02512 (eq. 3). p = 1 is the mean, and the maximum is reached as p
+    grows. Negative values count as ``eps``. A vector (B, C) passes through.
+
+    Args:
+        p: first value of the exponent.
+        eps: smallest value that is raised to the power.
+        trainable: learn p.
+    """
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6, trainable: bool = True):
+        super().__init__()
+        if p <= 0 or eps <= 0:
+            raise ValueError(f'p and eps must be positive, got {p} and {eps}')
+        self.p = nn.Parameter(torch.tensor(float(p)), requires_grad=trainable)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool all dimensions after the second."""
+        if x.ndim == 2:
+            return x
+        p = self.p.float()
+        return x.flatten(2).float().clamp(min=self.eps).pow(p).mean(2).pow(1 / p).to(x.dtype)

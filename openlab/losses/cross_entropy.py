@@ -85,6 +85,8 @@ class BinaryCrossEntropyLoss(ClassificationLoss):
         pos_weight: factor of the positive part of each class, (K,).
         reduction: ``'mean'`` over items and classes, or ``'sum'`` over the classes of an item.
         loss_weight: factor of the result.
+        target_threshold: targets above this become 1 and others 0, before smoothing: with mixup
+            and cutmix an image shows both classes (https://arxiv.org/abs/2110.00476).
     """
 
     pos_weight: Tensor | None
@@ -95,10 +97,14 @@ class BinaryCrossEntropyLoss(ClassificationLoss):
         pos_weight: Sequence[float] | None = None,
         reduction: str = 'mean',
         loss_weight: float = 1.0,
+        target_threshold: float | None = None,
     ):
         super().__init__()
         if reduction not in ('mean', 'sum'):
             raise ValueError(f"reduction over classes is 'mean' or 'sum', not {reduction!r}")
+        if target_threshold is not None and not 0 <= target_threshold < 1:
+            raise ValueError(f'target_threshold must lie in [0, 1), not {target_threshold}')
+        self.target_threshold = target_threshold
         self.label_smoothing = label_smoothing
         self.reduction = reduction
         self.loss_weight = loss_weight
@@ -110,26 +116,35 @@ class BinaryCrossEntropyLoss(ClassificationLoss):
 
         Args:
             logits: raw scores, (B, K).
-            target: 0, 1 or anything between for each class, (B, K); or class indices, (B,).
+            target: 0, 1 or anything between for each class, -1 where it is not known, (B, K); or
+                class indices, (B,).
         """
         check_classes(logits, target, self.pos_weight)
         if target.shape != logits.shape:
             target = F.one_hot(target, logits.shape[1])
-        target = target.float()
+        known = target >= 0
+        target = target.float().clamp(min=0)
+        if self.target_threshold is not None:
+            target = (target > self.target_threshold).float()
         if self.label_smoothing:
             target = target * (1 - self.label_smoothing) + self.label_smoothing / 2
         loss_BK = F.binary_cross_entropy_with_logits(
-            logits.float(), target, pos_weight=self.pos_weight, reduction='none')
+            logits.float(), target, pos_weight=self.pos_weight, reduction='none') * known
         loss_B = loss_BK.mean(1) if self.reduction == 'mean' else loss_BK.sum(1)
         return loss_B.mean() * self.loss_weight
 
     def num_items(self, logits: Tensor, target: Tensor) -> Tensor:
         """Number of items the mean is taken over, ()."""
-        return torch.full((), float(len(logits)), device=logits.device)
+        return num_rows(logits)
 
     def probs(self, logits: Tensor) -> Tensor:
         """Probability of each class, (B, K); they need not sum to 1."""
         return logits.float().sigmoid()
+
+
+def num_rows(logits: Tensor) -> Tensor:
+    """Number of items of a batch, as a tensor, ()."""
+    return torch.full((), float(len(logits)), device=logits.device)
 
 
 def check_classes(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> None:

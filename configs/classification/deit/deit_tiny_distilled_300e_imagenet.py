@@ -1,6 +1,8 @@
 """DeiT-Ti with a distillation token on ImageNet; both heads learn from the labels.
 
-* Paper: Training data-efficient image transformers, https://arxiv.org/abs/2012.12877
+With a teacher: ``configs/classification/distillation/deit_tiny_hard_300e_imagenet.py``.
+
+* Paper: Training data-efficient image transformers, https://arxiv.org/abs/2012.12877, table 9
 * Command: ``openlab train configs/classification/deit/deit_tiny_distilled_300e_imagenet.py``
 """
 
@@ -8,6 +10,7 @@ from mmengine.config import read_base
 
 from openlab.algorithms.classification.image_classifier import ImageClassifier
 from openlab.backbones.vit import VisionTransformer
+from openlab.data.samplers import RepeatAugSampler
 from openlab.heads.distilled_head import DistilledHead
 from openlab.losses.cross_entropy import CrossEntropyLoss
 
@@ -24,3 +27,6 @@ model = dict(
         drop_path=0.1),
     head=dict(type=DistilledHead, num_classes=num_classes,
               loss=dict(type=CrossEntropyLoss, label_smoothing=0.1)))
+
+train_dataloader.sampler = dict(type=RepeatAugSampler, num_repeats=3)
+optim_wrapper.clip_grad = None

@@ -24,3 +24,4 @@ model = dict(
               loss=dict(type=CrossEntropyLoss, label_smoothing=0.1)))
 
 warmup_epochs = 20
+param_scheduler[1].eta_min = 5e-6

@@ -1,7 +1,7 @@
 """ViT-S/16 on ImageNet as DeiT trains it.
 
 * Paper: An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929
-* Training: DeiT, https://arxiv.org/abs/2012.12877, table 9, without repeated augmentation
+* Training: DeiT, https://arxiv.org/abs/2012.12877, table 9
 * Command: ``openlab train configs/classification/vit/vit_small_300e_imagenet.py --gpus 8``
 """
 

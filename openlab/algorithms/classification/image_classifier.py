@@ -53,12 +53,14 @@ class ImageClassifier(Algorithm):
         self.neck = neck
         self.head: Any = head
 
+    def feats(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the head gets of images (B, 3, H, W)."""
+        feats = self.backbone(inputs)
+        return feats if self.neck is None else self.neck(feats)
+
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""
-        feats = self.backbone(inputs)
-        if self.neck is not None:
-            feats = self.neck(feats)
-        return self.head(feats)
+        return self.head(self.feats(inputs))
 
     def loss(self, outputs: Tensor, samples: list[DataSample]) -> dict[str, Tensor]:
         """The head's losses."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from openlab.data.transforms import color
 from openlab.data.transforms.affine import around, rotation, shearing
-from openlab.data.transforms.base import Results, Transform
+from openlab.data.transforms.base import Results, Transform, check_prob
 from openlab.data.transforms.geometry import (
     IGNORE,
     Fill,
@@ -159,16 +159,18 @@ class RandAugment(_Policy):
     Args:
         num_ops: how many.
         magnitude: strength, from 0 to ``num_levels`` - 1.
-        num_levels: resolution of the strength.
+        num_levels: resolution of the strength. 31 is that of the paper and of torchvision; recipes
+            that say "9/0.5" (timm, DeiT, Swin, ConvNeXt) count to 10: ``num_levels=11``.
         magnitude_std: standard deviation of the strength.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         fill: colour where there was no image.
         map_fill: class index there, in semantic maps.
+        prob: how often each of the operations is applied; those recipes have 0.5.
     """
 
     def __init__(self, num_ops: int = 2, magnitude: float = 9, num_levels: int = 31,
                  magnitude_std: float = 0.0, interpolation: str = 'bilinear', fill: Fill = 128,
-                 map_fill: int = IGNORE):
+                 map_fill: int = IGNORE, prob: float = 1.0):
         super().__init__(interpolation, fill, map_fill)
         if not 0 <= magnitude < num_levels:
             raise ValueError(f'magnitude must be from 0 to num_levels - 1 = {num_levels - 1}, '
@@ -177,10 +179,13 @@ class RandAugment(_Policy):
         self.magnitude_level = magnitude
         self.num_levels = num_levels
         self.magnitude_std = magnitude_std
+        self.prob = check_prob(prob)
 
     def __call__(self, results: Results) -> Results:
         """Draw the operations."""
         for _ in range(self.num_ops):
+            if self.prob < 1 and np.random.rand() >= self.prob:
+                continue
             level = self.magnitude_level + np.random.randn() * self.magnitude_std
             strength = float(np.clip(level / (self.num_levels - 1), 0, 1))
             results = self.apply(results, BASIC[np.random.randint(len(BASIC))], strength)

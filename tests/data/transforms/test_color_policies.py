@@ -124,3 +124,15 @@ def test_geometric_operations_equal_torchvision(image, name, magnitude):
     # OpenCV rounds source coordinates to 1/1024, which decides a few nearest pixels otherwise.
     assert (difference(ours, theirs) > 0).any(axis=-1).mean() < 0.06
     assert np.median(difference(ours, theirs)) == 0 and difference(ours, theirs).mean() < 1
+
+
+def test_each_operation_of_rand_augment_is_left_out_as_often_as_asked(monkeypatch):
+    policy = RandAugment(num_ops=2, prob=0.25)
+    calls = []
+    monkeypatch.setattr(policy, 'apply', lambda results, *_: calls.append(1) or results)
+    np.random.seed(0)
+    for _ in range(2000):
+        policy({'img': np.zeros((2, 2, 3), np.uint8)})
+    assert 0.22 < len(calls) / 4000 < 0.28
+    with pytest.raises(ValueError, match='prob must be between 0 and 1'):
+        RandAugment(prob=1.5)

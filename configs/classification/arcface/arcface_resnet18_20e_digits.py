@@ -1,0 +1,31 @@
+"""ArcFace with generalised-mean pooling on the handwritten digits of scikit-learn.
+
+* Papers: ArcFace, https://arxiv.org/abs/1801.07698; GeM, https://arxiv.org/abs/1711.02512
+* Command: ``openlab train configs/classification/arcface/arcface_resnet18_20e_digits.py``
+"""
+
+from mmengine.config import read_base
+
+from openlab.algorithms.classification.image_classifier import ImageClassifier
+from openlab.backbones.resnet import ResNet
+from openlab.data.preprocessors import ImagePreprocessor
+from openlab.heads.margin_head import MarginHead
+from openlab.layers.pool import GeMPool
+
+with read_base():
+    from ..._base_.datasets.digits import *
+    from ..._base_.runtime import *
+    from ..._base_.schedules.sgd_cosine import *
+
+model = dict(
+    type=ImageClassifier,
+    preprocessor=dict(type=ImagePreprocessor, mean=[77.8] * 3, std=[95.9] * 3),
+    backbone=dict(type=ResNet, block='basic', num_blocks=(1, 1, 1), base_channels=16,
+                  stem='conv3', out_stages=(4,)),
+    head=dict(type=MarginHead, num_classes=10, embed_dim=32, pool=dict(type=GeMPool),
+              add=0.3, scale=16.0))
+
+max_epochs = 20
+optim_wrapper.optimizer.lr = 0.05
+optim_wrapper.optimizer.weight_decay = 5e-4
+env = dict(num_threads=1)  # on batches this small more threads wait longer than they work
