@@ -241,7 +241,10 @@ TRANSFORMS = Registry('transform', root.TRANSFORMS, ('openlab.data.transforms',)
 SAMPLERS = Registry('sampler', root.DATA_SAMPLERS, ('openlab.data.samplers',))
 METRICS = Registry('metric', root.METRICS, ('openlab.metrics',))
 HOOKS = Registry('hook', root.HOOKS, ('openlab.engine.hooks',))
-OPTIMIZERS = Registry('optimizer', root.OPTIMIZERS, ('openlab.engine.optim',), ('torch.optim',))
+OPTIMIZERS = Registry(
+    'optimizer', root.OPTIMIZERS, ('openlab.engine.optim', 'openlab.engine.lars'),
+    libraries=('torch.optim',),
+)
 SCHEDULERS = Registry(
     'scheduler', root.PARAM_SCHEDULERS, ('openlab.engine.schedulers',),
     libraries=('torch.optim.lr_scheduler',),
