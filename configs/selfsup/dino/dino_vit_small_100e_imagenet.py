@@ -55,5 +55,5 @@ param_scheduler[1].eta_min = 1e-6
 param_scheduler[1].convert_to_iter_based = True
 param_scheduler.append(dict(type=CosineAnnealingLR, param='weight_decay', by_epoch=True,
                             convert_to_iter_based=True, eta_min=0.4))
-custom_hooks = [dict(type=FreezeHook, patterns=['student.head.last'], unfreeze_epoch=1)]
+custom_hooks = [dict(type=FreezeHook, patterns=['student_head.last'], unfreeze_epoch=1)]
 auto_scale_lr = dict(base_batch_size=512)

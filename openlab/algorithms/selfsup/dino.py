@@ -12,9 +12,9 @@ and by sharpening them with a low temperature (section 3.1).
 What differs from the paper's code: the temperature of the teacher rises with every iteration
 instead of every epoch; gradients are clipped by their common norm, not by that of each parameter;
 positions are interpolated with antialiasing for small crops. That the last layer stays frozen in
-the first epoch is a matter of ``FreezeHook`` in the config. The teacher is what is kept: its
-network is ``backbone`` and ``head``, that in training is ``student``. The second network is moved
-in ``openlab/layers/follower.py``, crops come from ``MultiView``.
+the first epoch is a matter of ``FreezeHook`` in the config. The teacher is what is kept, as
+``backbone`` and ``head``; it is moved in ``openlab/layers/follower.py``. Crops come from
+``MultiView``.
 
 B batch · V crops, the two large ones first · D bottleneck · K prototypes
 """
@@ -31,7 +31,6 @@ from openlab.algorithms.selfsup.base import SelfSupervised, check_training, chec
 from openlab.layers.follower import follow, make_follower
 from openlab.layers.gather import mean_over_processes
 from openlab.layers.init import init_transformer
-from openlab.layers.pool import GlobalPool
 from openlab.layers.ramp import Ramp, as_ramp
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -113,23 +112,6 @@ class DINOHead(nn.Module):
         return self.last(F.normalize(self.layers(x), dim=1))
 
 
-class Student(nn.Module):
-    """The network in training.
-
-    Args:
-        backbone: image (B, 3, H, W) to a tuple of maps or vectors.
-        head: features (B, C) to scores (B, K).
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module):
-        super().__init__()
-        self.backbone, self.head, self.pool = backbone, head, GlobalPool()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Scores (B, K) of images (B, 3, H, W)."""
-        return self.head(self.pool(self.backbone(images)[-1]))
-
-
 @MODELS.register_module()
 class DINO(SelfSupervised):
     """A student, and the teacher that follows it.
@@ -158,7 +140,7 @@ class DINO(SelfSupervised):
     ):
         super().__init__(make_follower(backbone), preprocessor)
         self.head = make_follower(head)
-        self.student = Student(backbone, head)
+        self.student_backbone, self.student_head = backbone, head
         self.momentum = as_ramp(momentum)
         self.teacher_temperature = as_ramp(teacher_temperature)
         if student_temperature <= 0 or self.teacher_temperature.value <= 0:
@@ -181,6 +163,10 @@ class DINO(SelfSupervised):
         return DINOOutputs(student.unflatten(0, (len(crops), B)),
                            teacher.unflatten(0, (NUM_LARGE, B)))
 
+    def student(self, images: Tensor) -> Tensor:
+        """The student's scores (B, K) of images (B, 3, H, W)."""
+        return self.student_head(self.pool(self.student_backbone(images)[-1]))
+
     def loss(self, outputs: DINOOutputs, samples: list[DataSample]) -> dict[str, Tensor]:
         """``loss_dino``, the temperature and the momentum; the centre moves."""
         check_training(self, outputs)
@@ -202,8 +188,8 @@ class DINO(SelfSupervised):
     def after_step(self) -> None:
         """Let the teacher follow."""
         momentum = self.momentum.value
-        follow(self.backbone, self.student.backbone, momentum)
-        follow(self.head, self.student.head, momentum)
+        follow(self.backbone, self.student_backbone, momentum)
+        follow(self.head, self.student_head, momentum)
 
 
 def by_size(crops: list[Tensor]) -> list[list[Tensor]]:

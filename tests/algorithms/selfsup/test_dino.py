@@ -53,7 +53,7 @@ def test_the_student_sees_all_crops_and_the_teacher_the_large_ones():
     outputs = model(crops)
     assert outputs.student.shape == (6, 3, 12) and outputs.teacher.shape == (2, 3, 12)
     assert outputs.student.requires_grad and not outputs.teacher.requires_grad
-    model.student.eval()
+    model.student_backbone.eval()
     outputs = model(crops)
     for number, crop in enumerate(crops):
         torch.testing.assert_close(outputs.student[number], model.student(crop))
@@ -67,7 +67,7 @@ def test_crops_of_one_size_go_through_together():
 
 def test_the_teacher_begins_as_a_copy_and_follows():
     model = make_ours(momentum=CosineRamp(0.5, 1.0))
-    pairs = [(model.backbone, model.student.backbone), (model.head, model.student.head)]
+    pairs = [(model.backbone, model.student_backbone), (model.head, model.student_head)]
     for teacher, student in pairs:
         assert all(a.equal(b) for a, b in zip(teacher.parameters(), student.parameters()))
         assert not any(p.requires_grad for p in teacher.parameters())
@@ -119,7 +119,7 @@ def test_the_last_layer_equals_weight_norm_of_torch():
 def test_in_evaluation_features_of_the_teacher_come_out():
     model = make_ours()
     with torch.no_grad():
-        for parameter in model.student.parameters():
+        for parameter in model.student_backbone.parameters():
             parameter.add_(1.0)
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(model.eval()(images), model.backbone(images)[0])
