@@ -18,7 +18,7 @@ from openlab.data.transforms.views import MultiView
 from openlab.engine.hooks.base import Hook
 from openlab.engine.runner import Runner
 from openlab.layers.gather import gather_batches, mean_over_processes
-from tests.algorithms.selfsup.test_transfer import METHODS, RESNET, VIT
+from tests.algorithms.selfsup.test_transfer import METHODS, RESNET
 from tests.algorithms.selfsup.two_processes import train
 from tests.engine.helpers import NO_HOOKS
 
