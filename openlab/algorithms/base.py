@@ -57,3 +57,10 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def predict(self, outputs: Any, samples: list[DataSample]) -> list[DataSample]:
         """One new sample of predictions for each input sample, carrying its ``meta``."""
+
+    def after_step(self) -> None:
+        """The optimizer has moved the parameters; nothing to do for most.
+
+        The loop calls it once for each step (with accumulation: not for each batch). Algorithms
+        with a second network that follows the first, such as a momentum encoder, move it here.
+        """

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from openlab import device as chips
 from openlab.apis.inference import inference_pipeline
 from openlab.apis.model_stats import input_shape_of, measure
+from openlab.apis.probe import linear_probe
 from openlab.config.build import build
 from openlab.data.collate import collate
 from openlab.data.datasets.image_folder import ImageFolder
@@ -38,6 +39,7 @@ from openlab.data.transforms.base import Compose
 from openlab.data.transforms.loading import decode_image, read_file
 from openlab.engine.loading import load_weights
 from openlab.metrics.confidence import wilson_interval
+from openlab.metrics.neighbours import knn_votes
 from openlab.registry import MODELS
 from openlab.zoo.download import DownloadError
 from openlab.zoo.index import Row, Wanted, entry, fetch_weights, files_of, rows, select
@@ -53,7 +55,7 @@ RESULTS_FILE = 'results.jsonl'
 
 NEIGHBOURS = 10
 MIN_PER_CLASS = 5  # with fewer images of a class its neighbours say more than a fitted plane
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse of the penalty on weights of unit features
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 BATCH = 16
 
 
@@ -380,15 +382,15 @@ class Selection:
                                          'tell them zero-shot')
         feats, probs = forward_all(model, pipeline, self.images.paths, self.device,
                                    with_probs=method == 'zero-shot')
-        labels = self.images.labels
+        labels = torch.from_numpy(self.images.labels)
         if method == 'zero-shot':
             assert columns is not None
-            scores = np.stack([probs[:, c].sum(1) for c in columns], 1)
+            scores = torch.stack([probs[:, c].sum(1) for c in columns], 1)
             told = scores.argmax(1)
         elif method == 'linear probe':
             told = linear_predictions(feats, labels, self.seed)
         else:
-            told = neighbour_predictions(feats, labels)
+            told = knn_votes(feats, labels, k=NEIGHBOURS).argmax(1)
         correct = int((told == labels).sum())
         low, high = wilson_interval(correct, len(labels))
         return replace(known, status='measured', method=method, accuracy=correct / len(labels),
@@ -443,14 +445,14 @@ def _first_line(error: BaseException) -> str:
 @torch.no_grad()
 def forward_all(model: nn.Module, pipeline: Callable[[dict[str, Any]], Any],
                 paths: Sequence[str], device: torch.device, with_probs: bool = False,
-                ) -> tuple[np.ndarray, np.ndarray]:
+                ) -> tuple[Tensor, Tensor]:
     """Features (N, D) of all images, and probabilities (N, K) where they are asked for.
 
     Features are what the last layer of the head sees; of an image tower that has none, its
     embedding.
     """
-    feats: list[np.ndarray] = []
-    probs: list[np.ndarray] = []
+    feats: list[Tensor] = []
+    probs: list[Tensor] = []
     seen: list[Tensor] = []
     last = getattr(getattr(model, 'head', None), 'fc', None)
     handle = None
@@ -462,18 +464,17 @@ def forward_all(model: nn.Module, pipeline: Callable[[dict[str, Any]], Any],
             items = [pipeline({'img_path': path}) for path in paths[start:start + BATCH]]
             batch = model_.preprocessor(collate(items), False)
             if handle is None:
-                feats.append(_embedding(model_, batch['inputs']).cpu().numpy())
+                feats.append(_embedding(model_, batch['inputs']).float().cpu())
                 continue
             samples = model_(**batch, mode='predict')
-            feats.append(seen[-1].flatten(1).cpu().numpy())
+            feats.append(seen[-1].flatten(1).float().cpu())
             seen.clear()
             if with_probs:
-                probs.append(torch.stack([s.label_probs for s in samples]).cpu().numpy())
+                probs.append(torch.stack([s.label_probs for s in samples]).cpu())
     finally:
         if handle is not None:
             handle.remove()
-    return (np.concatenate(feats).astype(np.float64),
-            np.concatenate(probs) if probs else np.zeros((len(paths), 0)))
+    return torch.cat(feats), torch.cat(probs) if probs else torch.empty(len(paths), 0)
 
 
 def _embedding(model: Any, inputs: Tensor) -> Tensor:
@@ -508,46 +509,22 @@ def _plain(name: str) -> str:
     return re.sub(r'[\s_-]+', ' ', name.strip().lower())
 
 
-def neighbour_predictions(feats: np.ndarray, labels: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
-    """The class (N,) that the k most similar other images vote for, by cosine similarity."""
-    unit = feats / np.linalg.norm(feats, axis=1, keepdims=True).clip(1e-12)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    k = min(k, len(labels) - 1)
-    nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-    votes = np.zeros((len(labels), labels.max() + 1))
-    weights = np.exp(np.take_along_axis(similarity, nearest, 1) / 0.07)
-    np.add.at(votes, (np.arange(len(labels))[:, None], labels[nearest]), weights)
-    return votes.argmax(1)
+def linear_predictions(feats: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
+    """The class (N,) that a linear probe fitted on the other parts tells.
 
-
-def linear_predictions(feats: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The class (N,) that a logistic regression fitted on the other parts tells.
-
-    Five stratified parts (fewer where a class has fewer images); the regularisation is chosen
-    inside the parts that are fitted.
+    Five stratified parts, fewer where a class has fewer images; each penalty is chosen inside the
+    parts that are fitted.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.model_selection import StratifiedKFold
 
-    def fitted(x: np.ndarray, y: np.ndarray, strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=200).fit(x, y)
-
-    told = np.empty_like(labels)
-    parts = StratifiedKFold(min(5, int(np.bincount(labels).min())), shuffle=True,
-                            random_state=seed)
+    told = torch.empty_like(labels)
+    parts = StratifiedKFold(min(5, int(labels.bincount().min())), shuffle=True, random_state=seed)
     for train, test in parts.split(feats, labels):
-        scaler = StandardScaler().fit(feats[train])
-        x, y = scaler.transform(feats[train]), labels[train]
-        strength = STRENGTHS[-1]
-        if np.bincount(y).min() >= 2:
-            held = max(len(y) // 5, len(np.unique(y)))
-            inner, outer = next(StratifiedShuffleSplit(1, test_size=held, random_state=seed)
-                                .split(x, y))
-            scores = [fitted(x[inner], y[inner], s).score(x[outer], y[outer]) for s in STRENGTHS]
-            strength = STRENGTHS[int(np.argmax(scores))]
-        told[test] = fitted(x, y, strength).predict(scaler.transform(feats[test]))
+        # With one image of a class left nothing can be held out to choose a penalty by.
+        penalties = PENALTIES if labels[train].bincount().min() > 1 else 0.1
+        found = linear_probe(feats[train], labels[train], feats[test], labels[test], penalties,
+                             max_iters=100, seed=seed)
+        told[test] = found.logits(feats[test]).argmax(1)
     return told
 
 

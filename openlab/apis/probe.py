@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.metrics.confidence import wilson_interval
+from openlab.metrics.neighbours import check_features, knn_votes
 
 PENALTIES = tuple(10.0**power for power in range(-6, 2))
 
@@ -167,53 +168,6 @@ def score_of(predicted: Tensor, labels: Tensor, confidence: float = 0.95) -> Sco
     return Score(hits / total, low, high, total)
 
 
-def knn_votes(train_feats: Tensor, train_labels: Tensor, test_feats: Tensor | None = None,
-              k: int = 20, temperature: float = 0.07, num_classes: int | None = None) -> Tensor:
-    """Votes of the k nearest neighbours by angle, each weighing exp(cosine / temperature).
-
-    Args:
-        train_feats: (N, D).
-        train_labels: (N,).
-        test_feats: (M, D); by default each training item is judged by the others.
-        k: number of neighbours; all there are where there are fewer.
-        temperature: the smaller, the more the nearest ones count.
-        num_classes: K; by default as labels tell.
-
-    Returns:
-        Shares of the votes, (M, K).
-
-    Raises:
-        ValueError: if shapes do not fit or k or temperature is not positive.
-    """
-    if k < 1 or temperature <= 0:
-        raise ValueError(f'k and temperature must be positive, got {k} and {temperature}')
-    _check(train_feats, train_labels)
-    leaves_out = test_feats is None
-    keys = F.normalize(train_feats.float(), dim=1)
-    queries = keys if test_feats is None else F.normalize(test_feats.float(), dim=1)
-    if queries.ndim != 2 or queries.shape[1] != keys.shape[1]:
-        raise ValueError(f'features to judge are {tuple(queries.shape)}, those to learn from '
-                         f'{tuple(keys.shape)}')
-    k = min(k, len(keys) - leaves_out)
-    if k < 1:
-        raise ValueError('one item has no neighbour; give more items')
-    num_classes = num_classes or int(train_labels.max()) + 1
-    rows = max(2**26 // len(keys), 1)  # 256 MiB of similarities at a time
-    votes = []
-    for start in range(0, len(queries), rows):
-        similarity_MN = queries[start:start + rows] @ keys.T
-        if leaves_out:
-            own = torch.arange(len(similarity_MN), device=keys.device)
-            similarity_MN[own, start + own] = -2
-        nearest = similarity_MN.topk(k, dim=1)
-        # A common factor of all votes changes nothing; without it small temperatures overflow.
-        weights = ((nearest.values - nearest.values[:, :1]) / temperature).exp()
-        ballot = torch.zeros(len(weights), num_classes, device=keys.device)
-        votes.append(ballot.scatter_add_(1, train_labels[nearest.indices], weights))
-    counted = torch.cat(votes)
-    return counted / counted.sum(1, keepdim=True)
-
-
 def knn_accuracy(train_feats: Tensor, train_labels: Tensor, test_feats: Tensor | None = None,
                  test_labels: Tensor | None = None, k: int = 20, temperature: float = 0.07,
                  confidence: float = 0.95) -> Score:
@@ -260,8 +214,8 @@ def linear_probe(train_feats: Tensor, train_labels: Tensor, test_feats: Tensor,
     Raises:
         ValueError: if shapes do not fit, or only one class occurs.
     """
-    _check(train_feats, train_labels)
-    _check(test_feats, test_labels)
+    check_features(train_feats, train_labels)
+    check_features(test_feats, test_labels)
     if len(train_labels.unique()) < 2:
         raise ValueError('a classifier needs items of two classes at least')
     penalties = sorted([l2] if isinstance(l2, (int, float)) else l2, reverse=True)
@@ -328,14 +282,6 @@ def _held_out(labels: Tensor, share: float, seed: int) -> Tensor:
     if not chosen.any():
         raise ValueError('too few items of each class to choose a penalty; give one l2')
     return chosen.to(labels.device)
-
-
-def _check(feats: Tensor, labels: Tensor) -> None:
-    if feats.ndim != 2 or labels.ndim != 1 or len(feats) != len(labels) or not len(feats):
-        raise ValueError(f'features (N, D) and labels (N,) must fit, got {tuple(feats.shape)} and '
-                         f'{tuple(labels.shape)}')
-    if not feats.isfinite().all():
-        raise ValueError('features hold NaN or infinite values')
 
 
 def probe(cfg: Mapping[str, Any], weights: str | Path | None, *, k: int = 20,

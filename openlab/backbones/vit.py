@@ -26,7 +26,7 @@ from openlab.layers.drop import drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.norm import make_norm
 from openlab.layers.patch_embed import PatchEmbed
-from openlab.layers.position import resize_position
+from openlab.layers.position import grid_position, resize_position
 from openlab.layers.transformer import TransformerBlock
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
@@ -83,6 +83,17 @@ _TRANSFORMERS_KEYS = (
     (r'\.mlp\.weights_in\.', '.mlp.fc1.'),
     (r'\.mlp\.(?:weights_out|down_proj)\.', '.mlp.fc2.'),
     (r'^layernorm\.', 'norm.'),
+)
+# ViT, DeiT and the encoder of MAE.
+_PLAIN_TRANSFORMERS_KEYS = (
+    (r'^vit\.', ''),
+    *_TRANSFORMERS_KEYS,
+    (r'^layers\.', 'blocks.'),
+    (r'\.layernorm_before\.', '.norm1.'),
+    (r'\.layernorm_after\.', '.norm2.'),
+    (r'\.intermediate\.dense\.', '.mlp.fc1.'),
+    (r'^(blocks\.\d+)\.output\.dense\.', r'\1.mlp.fc2.'),
+    (r'^classifier\.', '../head.fc.'),
 )
 # The image towers of CLIP and SigLIP.
 TOWER_KEYS = (
@@ -149,6 +160,7 @@ class VisionTransformer(nn.Module):
             ``output='class_token'`` then gives two vectors, its own last.
         num_registers: tokens without place or output, in which the network may keep notes.
         with_prefix_position: class and distillation token have learned positions as well.
+        with_fixed_position: positions are waves in x and y and stay so (MAE, MoCo v3).
         with_pre_norm: normalise tokens before the first block; the patch embedding then has no
             bias (CLIP).
         with_gated_mlp: see ``TransformerBlock``.
@@ -173,6 +185,11 @@ class VisionTransformer(nn.Module):
                merges=((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),
                        (r'\.mlp\.(gate|up)_proj\.', '.mlp.fc1.', ('gate', 'up'))),
                signature=(r'^embeddings\.cls_token$', r'\.layer_scale1\.lambda1$')),
+        KeyMap('transformers', _PLAIN_TRANSFORMERS_KEYS,
+               drops=((r'^decoder\.', 'only masked pre-training paints patches'),
+                      (r'(?:^|\.)pooler\.', 'only text-like pre-training has a pooler')),
+               merges=((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),),
+               signature=(r'^(?:vit\.)?embeddings\.cls_token$', r'\.layernorm_before\.')),
         KeyMap('transformers', TOWER_KEYS,
                drops=((r'position_ids$', 'counts from 0'),),
                transforms=TOWER_TRANSFORMS, merges=TOWER_MERGES,
@@ -198,6 +215,7 @@ class VisionTransformer(nn.Module):
         with_distill_token: bool = False,
         num_registers: int = 0,
         with_prefix_position: bool = True,
+        with_fixed_position: bool = False,
         with_pre_norm: bool = False,
         with_gated_mlp: bool = False,
         out_stages: Sequence[int] | None = None,
@@ -236,7 +254,8 @@ class VisionTransformer(nn.Module):
             self.registers = nn.Parameter(torch.zeros(1, num_registers, embed_dim))
         self.num_placed = (with_class_token + with_distill_token) * with_prefix_position
         num_tokens = self.num_placed + math.prod(self.grid)
-        self.position = nn.Parameter(torch.zeros(1, num_tokens, embed_dim))
+        self.position = nn.Parameter(torch.zeros(1, num_tokens, embed_dim),
+                                     requires_grad=not with_fixed_position)
         self.dropout = nn.Dropout(dropout)
         self.pre_norm = make_norm(embed_dim, norm) if with_pre_norm else nn.Identity()
         # Blocks after the last wanted one would cost time and never get a gradient.
@@ -256,7 +275,11 @@ class VisionTransformer(nn.Module):
 
     def _init_weights(self) -> None:
         init_transformer(self)
-        nn.init.trunc_normal_(self.position, std=0.02)
+        if self.position.requires_grad:
+            nn.init.trunc_normal_(self.position, std=0.02)
+        else:
+            waves = grid_position(self.grid, self.position.shape[-1], self.num_placed)
+            self.position.data.copy_(waves)
         for name in self.no_weight_decay() - {'position'}:
             nn.init.normal_(getattr(self, name), std=1e-6)
         # As a linear layer over all pixels of a patch, which it is.
@@ -272,10 +295,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Vectors (B, D) or (B, 2 D) or maps (B, D, h, w), by ``output``, of x (B, 3, H, W)."""
-        x = self.patch_embed(x)
-        grid = (x.shape[2], x.shape[3])
-        x = self.dropout(self._with_positions(x.flatten(2).transpose(1, 2), grid))
-        x = self.pre_norm(x)
+        x, grid = self._embed(x)
         maps = []
         for stage, block in enumerate(self.blocks, start=1):
             x = block(x)
@@ -294,12 +314,35 @@ class VisionTransformer(nn.Module):
         # The mean comes before the norm: https://arxiv.org/abs/2111.06377, appendix A.
         return (self.norm(x[:, self.num_prefix:].mean(1)),)
 
-    def _with_positions(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def encode(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """All tokens (B, N, D) after the last block and the norm, those of no place first.
+
+        Args:
+            x: images (B, 3, H, W).
+            keep: the patches to look at, by index, (B, n); by default all of them. What is left
+                out costs nothing (MAE).
+        """
+        x, _ = self._embed(x, keep)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def _embed(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens that enter the first block, and the grid of patches, of images x."""
+        x = self.patch_embed(x)
+        grid = (x.shape[2], x.shape[3])
+        x = self._with_positions(x.flatten(2).transpose(1, 2), grid, keep)
+        return self.pre_norm(self.dropout(x)), grid
+
+    def _with_positions(self, x: Tensor, grid: tuple[int, int],
+                        keep: Tensor | None = None) -> Tensor:
         """Tokens of all kinds (B, N, D) of patches (B, h w, D): class, distillation, registers."""
         position: Tensor = self.position
         if grid != self.grid:
             position = resize_position(position, self.grid, grid, self.num_placed)
         x = x + position[:, self.num_placed:]
+        if keep is not None:
+            x = x.gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
         prefix = []
         for i, name in enumerate(('class_token', 'distill_token')):
             if hasattr(self, name):

@@ -17,13 +17,15 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Join items that ``PackInputs`` made.
 
     Inputs of one shape become one tensor; inputs that differ in size stay a list, which the
-    preprocessor pads. Any further key of the items becomes a list.
+    preprocessor pads. Items that are lists of views give a list with the batch of each view. Any
+    further key of the items becomes a list.
 
     Args:
-        items: dicts with ``inputs`` (3, H, W) and ``sample``.
+        items: dicts with ``inputs`` (3, H, W), or a list of V of them, and ``sample``.
 
     Returns:
-        ``{'inputs': (B, 3, H, W) or list of (3, H, W), 'samples': list of DataSample}``.
+        ``{'inputs': (B, 3, H, W) or list of (3, H, W), 'samples': list of DataSample}``; of views,
+        ``inputs`` is a list of V times (B, 3, H, W).
     """
     if not items:
         raise ValueError('cannot collate an empty batch')
@@ -32,13 +34,26 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
             keys = sorted(item) if isinstance(item, dict) else type(item).__name__
             raise ValueError(f"items need 'inputs' and 'sample', got {keys}; end the pipeline "
                              f"with dict(type='PackInputs')")
-    inputs: list[Tensor] = [item['inputs'] for item in items]
+    inputs = [item['inputs'] for item in items]
     samples: list[DataSample] = [item['sample'] for item in items]
-    batch: dict[str, Any] = {'inputs': _stack(inputs), 'samples': samples}
+    joined = _stack_views(inputs) if isinstance(inputs[0], list) else _stack(inputs)
+    batch: dict[str, Any] = {'inputs': joined, 'samples': samples}
     for key in items[0]:
         if key not in ('inputs', 'sample'):
             batch[key] = [item.get(key) for item in items]
     return batch
+
+
+def _stack_views(items: list[list[Tensor]]) -> list[Tensor]:
+    views = []
+    for number, images in enumerate(zip(*items, strict=True)):
+        batch = _stack(list(images))
+        if not isinstance(batch, Tensor):
+            raise ValueError(f'view {number} must have one size for all images, got '
+                             f'{sorted({tuple(x.shape) for x in batch})}; end its pipeline of '
+                             'MultiView with a crop or a resize to a fixed size')
+        views.append(batch)
+    return views
 
 
 def _stack(inputs: list[Tensor]) -> Tensor | list[Tensor]:

@@ -154,12 +154,14 @@ def draw_items(loader: DataLoader, num: int, seed: int = 0) -> np.ndarray:
             continue
         if not isinstance(item, dict) or 'inputs' not in item or 'sample' not in item:
             raise DataError("the pipeline must end with dict(type='PackInputs') to be shown")
-        if item['inputs'].dtype != torch.uint8:
+        views = item['inputs'] if isinstance(item['inputs'], list) else [item['inputs']]
+        if views[0].dtype != torch.uint8:
             raise DataError(f'images are shown before they are normalised, but the pipeline '
-                            f'gives {item["inputs"].dtype}; normalise in the preprocessor')
+                            f'gives {views[0].dtype}; normalise in the preprocessor')
         classes = dataset.metainfo.get('classes')
-        pictures.append(draw_sample(item['inputs'], item['sample'], classes,
-                                    palette=dataset.metainfo.get('palette')))
+        drawn = [draw_sample(view, item['sample'], classes,
+                             palette=dataset.metainfo.get('palette')) for view in views]
+        pictures.append(draw_grid(drawn, columns=len(drawn), pad=2) if len(drawn) > 1 else drawn[0])
     return draw_grid(pictures)
 
 

@@ -68,26 +68,40 @@ class ImagePreprocessor(nn.Module):
         """Prepare a batch.
 
         Args:
-            batch: ``inputs``, a (B, C, H, W) tensor or a list of (C, H, W); ``samples``, which
-                may be left out. Other keys pass through.
+            batch: ``inputs``, a (B, C, H, W) tensor or a list of (C, H, W); or views, a list of
+                (B, C, H, W), each of which is prepared by itself; ``samples``, which may be left
+                out. Other keys pass through.
             training: whether to augment.
 
         Returns:
-            The batch with ``inputs`` (B, C, H', W') and moved ``samples``; where images were
-            padded, their ``meta`` says the new size as ``pad_shape``.
+            The batch with ``inputs`` (B, C, H', W'), or a list of these for views, and moved
+            ``samples``; where images were padded, their ``meta`` says the new size as
+            ``pad_shape``.
         """
         device = self.mean.device
-        inputs = self._normalised(batch['inputs'])
         samples = batch.get('samples')
         if samples is not None:
             samples = [s.to(device, non_blocking=True) for s in samples]
-            self._record_padding(batch['inputs'], inputs, samples)
+        if isinstance(batch['inputs'], list) and batch['inputs'][0].ndim == 4:
+            if self.batch_augments:
+                raise ValueError('batch_augments mix images with their labels; they cannot be used '
+                                 'on several views of an image')
+            views = [self._prepared(view, None, training)[0] for view in batch['inputs']]
+            return {**batch, 'inputs': views, 'samples': samples}
+        inputs, samples = self._prepared(batch['inputs'], samples, training)
+        return {**batch, 'inputs': inputs, 'samples': samples}
+
+    def _prepared(self, images: Tensor | list[Tensor], samples: list[DataSample] | None,
+                  training: bool) -> tuple[Tensor, Any]:
+        inputs = self._normalised(images)
+        if samples is not None:
+            self._record_padding(images, inputs, samples)
         if training:
             for augment in self.batch_augments:
                 inputs, samples = augment(inputs, samples)
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return {**batch, 'inputs': inputs, 'samples': samples}
+        return inputs, samples
 
     def preprocessing(self) -> dict[str, Any]:
         """The constants as plain data, for checkpoints and exports."""

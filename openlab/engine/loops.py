@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from openlab.algorithms.base import Algorithm
 from openlab.device import preserve_rng, set_rng_state
 from openlab.engine.evaluator import Evaluator
 from openlab.engine.mmengine_parts import BaseLoop
+from openlab.layers.ramp import Progress, Ramp
 from openlab.registry import LOOPS
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ def train_step(runner: Runner, data_batch: Any, is_last: bool) -> dict[str, Tens
             outputs['grad_norm'] = norm
         runner.call_hook('before_optimizer_step')
         optim.step()
+        model = runner.unwrapped_model
+        if isinstance(model, Algorithm):
+            model.after_step()
         runner.call_hook('after_optimizer_step')
     return outputs
 
@@ -125,6 +130,7 @@ class TrainLoop(BaseLoop):
         # States of the generators to begin with after a resume; set when everything that
         # could draw numbers on the way to the first batch has been built.
         self.rng_state: dict[str, Any] | None = None
+        self._ramps: list[Ramp] | None = None
 
     counts_epochs = True
 
@@ -181,6 +187,7 @@ class TrainLoop(BaseLoop):
     def run_iter(self, data_batch: Any, is_last: bool = False) -> None:
         """One batch with the hooks around it."""
         runner, index = self.runner, self._batches_done
+        self._tell_ramps()
         runner.call_hook('before_train_iter', batch_idx=index, data_batch=data_batch)
         outputs = train_step(runner, data_batch, is_last)
         self._batches_done = index + 1
@@ -190,6 +197,15 @@ class TrainLoop(BaseLoop):
         self._in_iter = False
         self._iter += 1
         runner.check_stop()
+
+    def _tell_ramps(self) -> None:
+        """Let numbers of the model that change in the course of training know where it stands."""
+        if self._ramps is None:
+            self._ramps = [m for m in self.runner.unwrapped_model.modules() if isinstance(m, Ramp)]
+        if self._ramps:
+            progress = Progress(self._iter, self.runner.max_iters, self.num_batches)
+            for ramp in self._ramps:
+                ramp.progress = progress
 
     def validate(self) -> None:
         """Run the validation loop; the random numbers of training do not notice."""

@@ -1,4 +1,4 @@
-"""Learning rates and momenta over time: every scheduler of torch, in windows, chained.
+"""Learning rate, momentum, weight decay over time: every scheduler of torch, in windows, chained.
 
 A config names a scheduler and adds ``by_epoch``, ``begin``, ``end`` and ``param``:
 ``[dict(type='LinearWarmup', by_epoch=False, end=500), dict(type='CosineAnnealingLR')]``.
@@ -56,15 +56,18 @@ class Schedule:
         by_epoch: count epochs instead of iterations.
         begin: first step of the window.
         end: last step of the window; to the end of training by default.
-        param: what is scheduled.
+        param: what is scheduled. Where ``paramwise`` multiplies the weight decay of a group, it
+            multiplies the scheduled one: what is without decay stays so.
         monitor: result that ``ReduceLROnPlateau`` watches, such as ``accuracy/top1``.
     """
 
     def __init__(self, optimizer: Optimizer, cfg: Mapping[str, Any], path: str = '',
                  by_epoch: bool = True, begin: int = 0, end: float = float('inf'),
-                 param: Literal['lr', 'momentum'] = 'lr', monitor: str | None = None):
-        if param not in ('lr', 'momentum'):
-            raise ValueError(f"{path}.param={param!r}; accepted: 'lr', 'momentum'")
+                 param: Literal['lr', 'momentum', 'weight_decay'] = 'lr',
+                 monitor: str | None = None):
+        if param not in ('lr', 'momentum', 'weight_decay'):
+            raise ValueError(
+                f"{path}.param={param!r}; accepted: 'lr', 'momentum', 'weight_decay'")
         if not 0 <= begin <= end:
             raise ValueError(f'{path}: the window must have 0 <= begin <= end, got {begin}, {end}')
         self.by_epoch = by_epoch
@@ -72,7 +75,8 @@ class Schedule:
         self.monitor = monitor
         self._cfg, self._path = cfg, path
         self._target = optimizer
-        self._optimizer = optimizer if param == 'lr' else _momentum_as_lr(optimizer)
+        self._optimizer = optimizer if param == 'lr' else _as_lr(optimizer, param)
+        self._factors = _decay_factors(optimizer, path) if param == 'weight_decay' else []
         self._param = param
         self._count = 0
         self._scheduler: LRScheduler | None = None
@@ -122,13 +126,16 @@ class Schedule:
         if self._param == 'momentum':
             for group, source in zip(self._target.param_groups, self._optimizer.param_groups):
                 _set_momentum(group, source['lr'])
+        for group, source, factor in zip(
+                self._target.param_groups, self._optimizer.param_groups, self._factors):
+            group['weight_decay'] = source['lr'] * factor
 
     def state_dict(self) -> dict[str, Any]:
         """Counter, and the state of the torch scheduler once its window has begun."""
         state: dict[str, Any] = {'count': self._count}
         if self._scheduler is not None:
             state['scheduler'] = _plain(self._scheduler.state_dict())
-        if self._param == 'momentum':
+        if self._param != 'lr':
             state['values'] = [
                 {k: g[k] for k in ('lr', 'initial_lr') if k in g}
                 for g in self._optimizer.param_groups]
@@ -217,16 +224,26 @@ def _convert(cfg: dict[str, Any], window: dict[str, Any], iters_per_epoch: int) 
     window['by_epoch'] = False
 
 
-def _momentum_as_lr(optimizer: Optimizer) -> Optimizer:
-    """A stand-in whose ``lr`` is the momentum, for schedulers that know lr only."""
-    groups = [{'params': [torch.zeros(1)], 'lr': _get(g, 'momentum')}
+def _as_lr(optimizer: Optimizer, param: str) -> Optimizer:
+    """A stand-in whose ``lr`` is the momentum or weight decay: schedulers know lr only."""
+    common = optimizer.defaults.get('weight_decay', 0.0) if param == 'weight_decay' else None
+    groups = [{'params': [torch.zeros(1)], 'lr': _get(g, param) if common is None else common}
               for g in optimizer.param_groups]
     return torch.optim.SGD(groups, lr=0.0)
 
 
+def _decay_factors(optimizer: Optimizer, path: str) -> list[float]:
+    """Weight decay of each group over that of the optimizer."""
+    common = optimizer.defaults.get('weight_decay', 0.0)
+    if not common:
+        raise ValueError(f"{path}.param='weight_decay' starts from the weight_decay of the "
+                         f'optimizer, which must be positive, not {common}')
+    return [float(group['weight_decay']) / common for group in optimizer.param_groups]
+
+
 def _get(group: dict[str, Any], param: str) -> float:
-    if param == 'lr':
-        return float(group['lr'])
+    if param in ('lr', 'weight_decay'):
+        return float(group[param])
     if 'momentum' in group:
         return float(group['momentum'])
     if 'betas' in group:

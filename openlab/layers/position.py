@@ -64,3 +64,30 @@ def sine_position(valid: Tensor, embed_dim: int, temperature: float = 10000.0) -
         angle = (2 * math.pi * count / (total + 1e-6))[..., None] / period
         waves.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2))
     return torch.cat(waves, dim=-1).permute(0, 3, 1, 2)
+
+
+def grid_position(grid: tuple[int, int], embed_dim: int, num_prefix: int = 0,
+                  temperature: float = 10000.0) -> Tensor:
+    """Waves of falling frequency for the places of a grid: sines and cosines of x, then of y.
+
+    He et al., MAE, https://arxiv.org/abs/2111.06377, appendix A.1, as in the published weights.
+
+    Args:
+        grid: (h, w).
+        embed_dim: D, a multiple of 4.
+        num_prefix: leading zeros for tokens that belong to no place.
+        temperature: of the slowest wave's period.
+
+    Returns:
+        (1, num_prefix + h w, D) float32.
+    """
+    if embed_dim % 4:
+        raise ValueError(f'grid_position needs an embed_dim that 4 divides, not {embed_dim}')
+    exponent = torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim // 4)
+    frequency = temperature**-exponent
+    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij')
+    waves = []
+    for axis in (x, y):
+        angle = axis.flatten().double()[:, None] * frequency
+        waves += [angle.sin(), angle.cos()]
+    return F.pad(torch.cat(waves, dim=1), (0, 0, num_prefix, 0))[None].float()

@@ -5,6 +5,7 @@ import torch
 
 from openlab.engine.hooks.base import Hook
 from openlab.engine.loops import sum_losses
+from openlab.layers.ramp import LinearRamp
 
 from .helpers import Error, Line, make_runner, points_loader
 
@@ -140,3 +141,37 @@ def test_two_metrics_of_one_name_are_refused():
         metric.errors = [1.0]
     with pytest.raises(ValueError, match=r"two metrics give 'error/mean'; set name="):
         evaluator.evaluate()
+
+
+class Followed(Line):
+    """A line that scales its loss by a ramp and counts what it is told of steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.ramp = LinearRamp(0.0, 6.0)
+        self.seen = []
+        self.steps = []
+
+    def loss(self, outputs, samples):
+        self.seen.append(self.ramp.value)
+        return super().loss(outputs, samples)
+
+    def after_step(self):
+        self.steps.append(self.head.weight.detach().clone())
+
+
+@pytest.mark.parametrize('loop', [{'max_epochs': 2}, {'max_iters': 6}])
+def test_ramps_of_the_model_learn_before_each_iteration_where_training_stands(tmp_path, loop):
+    runner = make_runner(tmp_path, model={'type': Followed}, train_cfg=loop)
+    model = runner.train()
+    assert model.seen == pytest.approx([0, 1, 2, 3, 4, 5])
+
+
+def test_the_model_hears_of_each_step_of_the_optimizer_after_it(tmp_path):
+    optim = {'optimizer': {'type': 'SGD', 'lr': 0.1}, 'accumulate': 2}
+    runner = make_runner(tmp_path, model={'type': Followed}, optim_wrapper=optim)
+    first = runner.model.head.weight.detach().clone()
+    model = runner.train()
+    assert len(model.steps) == 4  # three batches an epoch make a window of two and one of one
+    assert not model.steps[0].equal(first)
+    assert model.steps[-1].equal(model.head.weight)

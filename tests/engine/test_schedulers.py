@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -149,3 +151,52 @@ def test_a_window_that_ends_before_it_begins_is_refused():
 def test_an_empty_window_does_nothing():
     assert lrs({'type': 'ExponentialLR', 'gamma': 0.5, 'by_epoch': False, 'begin': 1, 'end': 1},
                2) == [0.1, 0.1, 0.1]
+
+
+def decayed_and_not(weight_decay=0.04):
+    groups = [{'params': [nn.Parameter(torch.zeros(1))]},
+              {'params': [nn.Parameter(torch.zeros(1))], 'weight_decay': 0.0},
+              {'params': [nn.Parameter(torch.zeros(1))], 'weight_decay': 2 * weight_decay}]
+    return torch.optim.AdamW(groups, lr=0.1, weight_decay=weight_decay)
+
+
+RISING = {'type': 'CosineAnnealingLR', 'param': 'weight_decay', 'eta_min': 0.4, 'by_epoch': False}
+
+
+def test_weight_decay_rises_along_a_cosine_and_what_has_none_keeps_none():
+    opt = decayed_and_not()
+    schedule, = build_schedules(RISING, opt, 1, 10, 10)
+    found = []
+    for step in range(11):
+        found.append([g['weight_decay'] for g in opt.param_groups])
+        expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / 10))
+        assert found[-1] == pytest.approx([expected, 0.0, 2 * expected])
+        schedule.step()
+    assert [g['lr'] for g in opt.param_groups] == [0.1] * 3
+    assert found[0][0] == pytest.approx(0.04) and found[10][0] == pytest.approx(0.4)
+
+
+def test_a_resumed_weight_decay_goes_on_to_the_last_bit():
+    def run(steps, schedule, opt):
+        values = []
+        for _ in range(steps):
+            schedule.step()
+            values.append([g['weight_decay'] for g in opt.param_groups])
+        return values
+
+    opt = decayed_and_not()
+    schedule, = build_schedules(RISING, opt, 1, 10, 10)
+    whole = run(10, schedule, opt)
+    opt = decayed_and_not()
+    schedule, = build_schedules(RISING, opt, 1, 10, 10)
+    first = run(4, schedule, opt)
+    saved = schedule.state_dict(), opt.state_dict()
+    opt = decayed_and_not()
+    schedule, = build_schedules(RISING, opt, 1, 10, 10)
+    schedule.load_state_dict(saved[0]), opt.load_state_dict(saved[1])
+    assert first + run(6, schedule, opt) == whole
+
+
+def test_weight_decay_that_begins_at_nothing_is_refused():
+    with pytest.raises(ValueError, match='must be positive, not 0'):
+        build_schedules({**RISING, 'T_max': 3}, optimizer(), 1, 3, 3)

@@ -3,7 +3,8 @@
 The keys of ``results`` are fixed: ``img`` (H, W, 3) RGB uint8 · ``img_path`` · ``img_id`` ·
 ``ori_shape`` · ``img_shape`` (H, W) · ``scale_factor`` (w, h) · ``flip`` · ``label`` ·
 ``label_probs`` (K,) · ``boxes`` (N, 4) xyxy · ``labels`` (N,) · ``is_crowd`` (N,) · ``masks``
-(N, H, W) uint8 · ``semantic_map`` (H, W) · ``keypoints`` (N, J, 3) · ``text`` · ``tokens``.
+(N, H, W) uint8 · ``semantic_map`` (H, W) · ``keypoints`` (N, J, 3) · ``text`` · ``tokens`` ·
+``views``, a list of (H, W, 3) images.
 
 Random transforms draw from the global generators of ``random``, numpy and torch. The loader
 seeds these for every item, so no transform keeps a generator of its own.

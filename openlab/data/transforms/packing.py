@@ -53,6 +53,8 @@ class Normalize(Transform):
 class PackInputs(Transform):
     """End a pipeline: image to tensor (3, H, W), all truth to a ``DataSample``.
 
+    Where ``MultiView`` made views of the image, the inputs are a list of them.
+
     Args:
         meta_keys: results to keep in ``sample.meta``, on top of the usual ones.
         extra_keys: results to keep in ``sample.extra``, on top of ``areas`` and ``ann_ids`` of
@@ -64,7 +66,7 @@ class PackInputs(Transform):
         self.extra_keys = tuple(dict.fromkeys((*EXTRA_KEYS, *extra_keys)))
 
     def __call__(self, results: Results) -> dict[str, Any]:
-        """``{'inputs': tensor, 'sample': DataSample}``."""
+        """``{'inputs': tensor or list of tensors, 'sample': DataSample}``."""
         fields = {name: _tensor(name, results[name], dtype) for name, dtype in FIELDS.items()
                   if results.get(name) is not None}
         sample = DataSample(
@@ -74,7 +76,9 @@ class PackInputs(Transform):
             **fields,
         )
         packed: dict[str, Any] = {'sample': sample}
-        if results.get('img') is not None:
+        if results.get('views') is not None:
+            packed = {'inputs': [image_to_tensor(view) for view in results['views']], **packed}
+        elif results.get('img') is not None:
             packed = {'inputs': image_to_tensor(results['img']), **packed}
         elif 'tokens' in fields:
             packed = {'inputs': fields['tokens'], **packed}
