@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openlab.backbones.stages import check_out_stages
+from openlab.backbones.stages import block_places, check_out_stages
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.position import resize_position, resize_square_position
@@ -144,9 +144,6 @@ _TIMM_KEYS = (
 def _transformers_maps() -> Iterator[KeyMap]:
     """A map for each number of blocks: transformers count blocks anew in each stage."""
     for depths in sorted({depths for _, depths, _ in _SIZES.values()}, reverse=True):
-        starts = itertools.accumulate((0, *depths[:-1]))
-        places = [(f'{stage}.layers.{i}', start + i) for stage, (start, count)
-                  in enumerate(zip(starts, depths)) for i in range(count)]
         deepest = rf'encoder\.stages\.2\.layers\.{depths[2] - 1}\.'
         yield KeyMap(
             'transformers',
@@ -154,7 +151,8 @@ def _transformers_maps() -> Iterator[KeyMap]:
                 (r'^hiera\.', ''),
                 (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.'),
                 (r'^embeddings\.position_embeddings$', 'position'),
-                *((rf'^encoder\.stages\.{place}\.', f'blocks.{i}.') for place, i in places),
+                *((rf'^encoder\.stages\.{stage}\.layers\.{place}\.', f'blocks.{number}.')
+                  for stage, place, number in block_places(depths)),
                 (r'\.layernorm_before\.', '.norm1.'),
                 (r'\.layernorm_after\.', '.norm2.'),
                 (r'^pooler\.layernorm\.', 'norms.5.'),

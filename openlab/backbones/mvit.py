@@ -1,0 +1,313 @@
+"""MViT v2: a pyramid whose attention pools queries, keys and values.
+
+Li et al., MViTv2: Improved Multiscale Vision Transformers for Classification and Detection,
+https://arxiv.org/abs/2112.01526
+
+Idea: small convolutions pool queries, keys and values of each head; where those of the queries
+have a stride, the map shrinks and its channels double. Positions enter as the offset of a key from
+a query, rows and columns apart, multiplied with the query; the pooled query is added to what the
+attention puts out. Stages are counted by their stride, from 2 (stride 4) to 5 (stride 32).
+
+The variants with a class token (``mvitv2_base_cls`` and larger) are not built: the paper's own code
+and timm, which carries their weights, differ in what they add to that token.
+
+B batch · H, W height and width of a map · C, D channels in and out · h heads · c channels of a head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openlab.backbones.stages import block_places, check_out_stages
+from openlab.layers.drop import DropPath, drop_path_probs
+from openlab.layers.init import init_transformer
+from openlab.layers.transformer import MLP
+from openlab.registry import MODELS
+from openlab.zoo.key_map import KeyMap
+
+_SIZES: dict[str, tuple[int, tuple[int, ...], int, bool]] = {
+    # embed_dim, blocks of each stage, heads of the first, channels double within attention
+    'tiny': (96, (1, 2, 5, 2), 1, True),
+    'small': (96, (1, 2, 11, 2), 1, True),
+    'base': (96, (2, 3, 16, 3), 1, True),
+    'large': (144, (2, 6, 36, 4), 2, False),
+}
+_FIRST_KEY_STRIDE = 4
+
+
+class HeadPool(nn.Module):
+    """A depthwise convolution and a norm over the channels of a head, the same for all heads.
+
+    Args:
+        head_dim: channels of a head (c).
+        stride: step of the convolution.
+    """
+
+    def __init__(self, head_dim: int, stride: int):
+        super().__init__()
+        self.conv = nn.Conv2d(head_dim, head_dim, 3, stride, 1, groups=head_dim, bias=False)
+        self.norm = nn.LayerNorm(head_dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, h c) to (B, h, H / stride, W / stride, c), sizes rounded up."""
+        head_dim = self.conv.in_channels
+        maps = x.unflatten(3, (-1, head_dim)).permute(0, 3, 4, 1, 2)
+        pooled = self.conv(maps.flatten(0, 1)).permute(0, 2, 3, 1)
+        return self.norm(pooled).unflatten(0, maps.shape[:2])
+
+
+class PooledAttention(nn.Module):
+    """Attention among pooled queries, keys and values.
+
+    Args:
+        in_dim: channels that come in (C).
+        out_dim: channels that go out (D).
+        num_heads: number of heads (h).
+        grid: (H, W) that positions are learned for.
+        query_stride: step of the pooling of queries.
+        key_stride: step of the pooling of keys and values.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, num_heads: int, grid: tuple[int, int],
+                 query_stride: int, key_stride: int):
+        super().__init__()
+        self.qkv = nn.Linear(in_dim, 3 * out_dim)
+        head_dim = out_dim // num_heads
+        self.pool_q = HeadPool(head_dim, query_stride)
+        self.pool_k = HeadPool(head_dim, key_stride)
+        self.pool_v = HeadPool(head_dim, key_stride)
+        self.proj = nn.Linear(out_dim, out_dim)
+        longest = [-(-side // min(query_stride, key_stride)) for side in grid]
+        self.row_offsets = nn.Parameter(torch.empty(2 * longest[0] - 1, head_dim))
+        self.column_offsets = nn.Parameter(torch.empty(2 * longest[1] - 1, head_dim))
+        nn.init.trunc_normal_(self.row_offsets, std=0.02)
+        nn.init.trunc_normal_(self.column_offsets, std=0.02)
+        self.register_load_state_dict_pre_hook(_fit_offsets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H / query_stride, W / query_stride, D)."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = self.pool_q(q), self.pool_k(k), self.pool_v(v)
+        H, W = q.shape[2:4]
+        rows = offsets_of(self.row_offsets, H, k.shape[2])
+        columns = offsets_of(self.column_offsets, W, k.shape[3])
+        bias = (torch.einsum('bhyxc,ykc->bhyxk', q, rows)[..., :, None]
+                + torch.einsum('bhyxc,xkc->bhyxk', q, columns)[..., None, :])
+        bias = bias.flatten(4).flatten(2, 3)
+        q, k, v = q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias) + q
+        return self.proj(x.transpose(1, 2).flatten(2)).unflatten(1, (H, W))
+
+
+class MViTBlock(nn.Module):
+    """Attention, then an MLP, each behind its norm and with a residual around it.
+
+    Args:
+        in_dim: channels that come in (C).
+        out_dim: channels that go out (D).
+        num_heads: heads of the attention.
+        grid: (H, W) that positions are learned for.
+        query_stride: step that the map shrinks by.
+        key_stride: step of the pooling of keys and values.
+        expands_in_attention: where the channels change, attention makes the new ones; otherwise
+            the MLP does.
+        drop_path: probability to leave out each of the two branches in training.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, num_heads: int, grid: tuple[int, int],
+                 query_stride: int, key_stride: int, expands_in_attention: bool,
+                 drop_path: float = 0.0):
+        super().__init__()
+        inner_dim = out_dim if expands_in_attention else in_dim
+        self.expands_in_attention = expands_in_attention
+        self.norm1 = nn.LayerNorm(in_dim, eps=1e-6)
+        self.attn = PooledAttention(in_dim, inner_dim, num_heads, grid, query_stride, key_stride)
+        self.norm2 = nn.LayerNorm(inner_dim, eps=1e-6)
+        self.mlp = MLP(inner_dim, 4 * inner_dim, out_dim=out_dim)
+        self.shortcut = nn.Linear(in_dim, out_dim) if in_dim != out_dim else None
+        self.pool: nn.Module = nn.Identity()
+        if query_stride > 1:
+            self.pool = nn.MaxPool2d(query_stride + 1, query_stride, query_stride // 2)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H / query_stride, W / query_stride, D)."""
+        y = self.norm1(x)
+        # Published weights take the shortcut behind the norm where it has a layer.
+        if self.shortcut is not None and self.expands_in_attention:
+            x = self.shortcut(y)
+        x = self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.drop_path(self.attn(y))
+        y = self.norm2(x)
+        if self.shortcut is not None and not self.expands_in_attention:
+            x = self.shortcut(y)
+        return x + self.drop_path(self.mlp(y))
+
+
+def offsets_of(table: Tensor, num_queries: int, num_keys: int) -> Tensor:
+    """Embedding of the offset of each key from each query along one axis.
+
+    Args:
+        table: embeddings of all offsets, the most negative first, (offsets, c); where it is made
+            for another length of the axis, it is interpolated.
+        num_queries: queries along the axis.
+        num_keys: keys along the axis; the shorter of the two is stretched to the longer.
+
+    Returns:
+        (num_queries, num_keys, c).
+    """
+    table = _resize(table, 2 * max(num_queries, num_keys) - 1)
+    query = torch.arange(num_queries, device=table.device) * max(num_keys / num_queries, 1.0)
+    key = torch.arange(num_keys, device=table.device) * max(num_queries / num_keys, 1.0)
+    last = (num_keys - 1) * max(num_queries / num_keys, 1.0)
+    return table[(query[:, None] - key[None, :] + last).long()]
+
+
+def _resize(table: Tensor, length: int) -> Tensor:
+    """Interpolate embeddings (offsets, c) of offsets for another number of them."""
+    if len(table) == length:
+        return table
+    return F.interpolate(table.float().T[None], length, mode='linear')[0].T.to(table.dtype)
+
+
+_BLOCK_KEYS = (
+    (r'\.attn\.pool_([qkv])\.', r'.attn.pool_\1.conv.'),
+    (r'\.attn\.norm_([qkv])\.', r'.attn.pool_\1.norm.'),
+    (r'\.rel_pos_h$', '.row_offsets'),
+    (r'\.rel_pos_w$', '.column_offsets'),
+)
+_OPENMMLAB_KEYS = (
+    *_BLOCK_KEYS,
+    (r'^patch_embed\.projection\.', 'patch_embed.'),
+    (r'^(blocks\.\d+)\.proj\.', r'\1.shortcut.'),
+    *((rf'^norm{i}\.', f'norms.{i + 2}.') for i in range(4)),
+)
+
+
+def _timm_maps() -> Iterator[KeyMap]:
+    """A map for each number of blocks: timm counts blocks anew in each stage."""
+    for depths in sorted({depths for _, depths, _, _ in _SIZES.values()}, reverse=True):
+        yield KeyMap(
+            'timm',
+            (
+                *_BLOCK_KEYS,
+                *((rf'^stages\.{stage}\.blocks\.{place}\.', f'blocks.{number}.')
+                  for stage, place, number in block_places(depths)),
+                (r'^patch_embed\.proj\.', 'patch_embed.'),
+                (r'\.shortcut_proj_(?:attn|mlp)\.', '.shortcut.'),
+                (r'^norm\.', 'norms.5.'),
+                (r'^head\.fc\.', '../head.fc.'),
+            ),
+            # Names of a deep network hold those of a shallow one, so that the deepest comes first.
+            signature=(rf'^stages\.2\.blocks\.{depths[2] - 1}\.attn\.rel_pos_h$',))
+
+
+@MODELS.register_module()
+class MViT(nn.Module):
+    """MViTv2-T, -S, -B and -L, or any other size.
+
+    Args:
+        size: ``'tiny'``, ``'small'``, ``'base'`` or ``'large'``: sets the next four where left out.
+        embed_dim: channels of the first stage; they double from stage to stage.
+        num_blocks: blocks of each stage.
+        num_heads: heads of the first stage; they double from stage to stage.
+        expands_in_attention: the first block of a stage doubles the channels in its attention;
+            otherwise the last block of the stage before does so in its MLP.
+        image_size: (height, width), or one number for both, that positions are learned for.
+            Images of other sizes work as well: positions are then interpolated.
+        in_channels: channels of the input.
+        drop_path: probability to drop the last block's branches in training; it rises linearly
+            from 0.
+        out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32); each
+            map passes a norm of its own. Sizes of maps are rounded up.
+
+    Attributes:
+        out_channels: channels of each map that comes out.
+        strides: input pixels per step of each map that comes out.
+    """
+
+    weights = (
+        *_timm_maps(),
+        KeyMap('openmmlab', _OPENMMLAB_KEYS,
+               signature=(r'^patch_embed\.projection\.', r'^blocks\.0\.attn\.rel_pos_h$')),
+    )
+
+    def __init__(
+        self,
+        size: Literal['tiny', 'small', 'base', 'large'] = 'tiny',
+        embed_dim: int | None = None,
+        num_blocks: Sequence[int] | None = None,
+        num_heads: int | None = None,
+        expands_in_attention: bool | None = None,
+        image_size: int | Sequence[int] = 224,
+        in_channels: int = 3,
+        drop_path: float = 0.1,
+        out_stages: Sequence[int] = (5,),
+    ):
+        super().__init__()
+        if size not in _SIZES:
+            raise ValueError(f'MViT has sizes {list(_SIZES)}, not {size!r}; for another one give '
+                             'embed_dim, num_blocks and num_heads')
+        embed_dim, depths = embed_dim or _SIZES[size][0], tuple(num_blocks or _SIZES[size][1])
+        heads = num_heads or _SIZES[size][2]
+        if expands_in_attention is None:
+            expands_in_attention = _SIZES[size][3]
+        if embed_dim % heads:
+            raise ValueError(f'embed_dim={embed_dim} cannot be split over num_heads={heads}')
+        self.out_stages = check_out_stages(out_stages, first=2, last=len(depths) + 1)
+        self.patch_embed = nn.Conv2d(in_channels, embed_dim, 7, 4, 3)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        grid = (-(-height // 4), -(-width // 4))
+        probs = drop_path_probs(drop_path, sum(depths))
+        self.stage_ends: dict[int, int] = {}
+        self.blocks = nn.ModuleList()
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        channels = embed_dim
+        for stage, place, number in block_places(depths[: self.out_stages[-1] - 1]):
+            is_last = place == depths[stage] - 1
+            early = is_last and not expands_in_attention  # takes on the next stage's channels
+            out = dims[min(stage + early, len(dims) - 1)]
+            stride = 2 if place == 0 and stage > 0 else 1
+            self.blocks.append(MViTBlock(
+                channels, out, heads * 2**stage, grid, stride,
+                max(_FIRST_KEY_STRIDE // 2**stage, 1), expands_in_attention, probs[number]))
+            grid = (-(-grid[0] // stride), -(-grid[1] // stride))
+            channels = out
+            if is_last:
+                self.stage_ends[number] = stage + 2
+        ends = {stage: number for number, stage in self.stage_ends.items()}
+        self.out_channels = tuple(self.blocks[ends[s]].mlp.fc2.out_features
+                                  for s in self.out_stages)
+        self.strides = tuple(2**s for s in self.out_stages)
+        self.norms = nn.ModuleDict({
+            str(s): nn.LayerNorm(c, eps=1e-6) for s, c in zip(self.out_stages, self.out_channels)})
+        init_transformer(self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay leaves alone."""
+        return {name for name, _ in self.named_parameters() if name.endswith('_offsets')}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps of ``out_stages``, each (B, C, H / stride, W / stride), from x (B, 3, H, W)."""
+        x = self.patch_embed(x).permute(0, 2, 3, 1)
+        outs = []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            stage = self.stage_ends.get(number)
+            if stage in self.out_stages:
+                outs.append(self.norms[str(stage)](x).permute(0, 3, 1, 2).contiguous())
+        return tuple(outs)
+
+
+def _fit_offsets(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Interpolate offsets learned for images of another size when weights are loaded."""
+    assert isinstance(module, PooledAttention)
+    for name in ('row_offsets', 'column_offsets'):
+        table = state.get(prefix + name)
+        if table is not None and table.shape[1:] == getattr(module, name).shape[1:]:
+            state[prefix + name] = _resize(table, len(getattr(module, name)))
