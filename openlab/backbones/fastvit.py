@@ -14,6 +14,7 @@ B batch · C channels · H, W height and width of a map
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -259,8 +260,8 @@ class FastViT(nn.Module):
     ):
         super().__init__()
         if size not in _SIZES:
-            raise ValueError(f'FastViT has sizes {list(_SIZES)}, not {size!r}; for another one give '
-                             'channels, num_blocks, mlp_ratio and with_attention')
+            raise ValueError(f'FastViT has sizes {list(_SIZES)}, not {size!r}; for another one '
+                             'give channels, num_blocks, mlp_ratio and with_attention')
         if output not in ('maps', 'expanded'):
             raise ValueError(f"output is 'maps' or 'expanded', not {output!r}")
         widths, depths = tuple(channels or _SIZES[size][0]), tuple(num_blocks or _SIZES[size][1])
@@ -270,7 +271,7 @@ class FastViT(nn.Module):
         if not len(widths) == len(depths) == 4:
             raise ValueError(f'each of the 4 stages needs an entry in channels={widths} and '
                              f'num_blocks={depths}')
-        if any(wide % narrow for narrow, wide in zip(widths, widths[1:])):
+        if any(wide % narrow for narrow, wide in pairwise(widths)):
             raise ValueError(f'channels={widths} must each be a multiple of those before: patches '
                              'are cut channel by channel')
         if with_attention and widths[-1] % _HEAD_DIM:

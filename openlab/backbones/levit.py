@@ -309,8 +309,8 @@ class LeViT(nn.Module):
         for i in range(self.out_stages[-1] - 3):
             downsample: nn.Module = nn.Identity()
             if i:
-                attn = LeViTAttention(dims[i - 1], dims[i], key_dim, dims[i - 1] // key_dim, 4, grid,
-                                      2, act)
+                attn = LeViTAttention(dims[i - 1], dims[i], key_dim, dims[i - 1] // key_dim, 4,
+                                      grid, 2, act)
                 downsample = LeViTBlock(attn, LeViTMLP(dims[i], 2 * dims[i], act), False, drop_path)
                 grid = (-(-grid[0] // 2), -(-grid[1] // 2))
             self.stages.append(LeViTStage(downsample, [

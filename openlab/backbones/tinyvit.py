@@ -215,7 +215,7 @@ class TinyViT(nn.Module):
 
 
 def _conv_block(channels: int, drop_path: float) -> nn.Module:
-    """An inverted bottleneck that starts as the identity, with an activation behind its residual."""
+    """An inverted bottleneck, at first the identity, with an activation behind its residual."""
     bottleneck = MBConv(channels, channels, 4 * channels, drop_path=drop_path, act=_GELU)
     assert isinstance(bottleneck.project, ConvNormAct)
     zero_scale(bottleneck.project.norm)

@@ -39,7 +39,8 @@ def openmmlab_names():
 
     C, names = SMALL['channels'], {}
     for i, (out, inside) in enumerate(((4, 3), (8, 4))):
-        names |= layer(f'patch_embed.{i}.conv', out, inside, 3, 3) | norm(f'patch_embed.{i}.bn', out)
+        names |= layer(f'patch_embed.{i}.conv', out, inside, 3, 3)
+        names |= norm(f'patch_embed.{i}.bn', out)
     for i, depth in enumerate((1, 1, 2, 2)):
         if i:
             names |= layer(f'network.{i}.0.conv', C[i], C[i - 1], 3, 3)

@@ -1,7 +1,8 @@
 """EfficientFormer-L7 on ImageNet; both classifiers learn from the labels.
 
 * Paper: EfficientFormer: Vision Transformers at MobileNet Speed, https://arxiv.org/abs/2206.01191
-* Command: ``openlab train configs/classification/efficientformer/efficientformer_l7_300e_imagenet.py --gpus 8``
+* Command:
+  ``openlab train configs/classification/efficientformer/efficientformer_l7_300e_imagenet.py``
 """
 
 from mmengine.config import read_base

@@ -6,7 +6,6 @@
 """
 
 from mmengine.config import read_base
-
 from torch.nn import BatchNorm1d
 
 from openlab.algorithms.classification.image_classifier import ImageClassifier
