@@ -265,6 +265,7 @@ class MViT(nn.Module):
         grid = (-(-height // 4), -(-width // 4))
         probs = drop_path_probs(drop_path, sum(depths))
         self.stage_ends: dict[int, int] = {}
+        widths: dict[int, int] = {}
         self.blocks = nn.ModuleList()
         dims = [embed_dim * 2**i for i in range(len(depths))]
         channels = embed_dim
@@ -280,9 +281,8 @@ class MViT(nn.Module):
             channels = out
             if is_last:
                 self.stage_ends[number] = stage + 2
-        ends = {stage: number for number, stage in self.stage_ends.items()}
-        self.out_channels = tuple(self.blocks[ends[s]].mlp.fc2.out_features
-                                  for s in self.out_stages)
+                widths[stage + 2] = out
+        self.out_channels = tuple(widths[s] for s in self.out_stages)
         self.strides = tuple(2**s for s in self.out_stages)
         self.norms = nn.ModuleDict({
             str(s): nn.LayerNorm(c, eps=1e-6) for s, c in zip(self.out_stages, self.out_channels)})
