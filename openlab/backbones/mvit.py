@@ -8,10 +8,10 @@ have a stride, the map shrinks and its channels double. Positions enter as the o
 a query, rows and columns apart, multiplied with the query; the pooled query is added to what the
 attention puts out. Stages are counted by their stride, from 2 (stride 4) to 5 (stride 32).
 
-The variants with a class token (``mvitv2_base_cls`` and larger) are not built: the paper's own code
-and timm, which carries their weights, differ in what they add to that token.
+The models pre-trained on ImageNet-21k have a class token, which passes all pooling by.
 
-B batch · H, W height and width of a map · C, D channels in and out · h heads · c channels of a head
+B batch · H, W height and width of a map · N tokens: H W, and the class token before them · M tokens
+after pooling · C, D channels in and out · h heads · c channels of a head
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _SIZES: dict[str, tuple[int, tuple[int, ...], int, bool]] = {
     'small': (96, (1, 2, 11, 2), 1, True),
     'base': (96, (2, 3, 16, 3), 1, True),
     'large': (144, (2, 6, 36, 4), 2, False),
+    'huge': (192, (4, 8, 60, 8), 3, True),
 }
 _FIRST_KEY_STRIDE = 4
 
@@ -53,12 +54,10 @@ class HeadPool(nn.Module):
         self.conv = nn.Conv2d(head_dim, head_dim, 3, stride, 1, groups=head_dim, bias=False)
         self.norm = nn.LayerNorm(head_dim, eps=1e-6)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, h c) to (B, h, H / stride, W / stride, c), sizes rounded up."""
-        head_dim = self.conv.in_channels
-        maps = x.unflatten(3, (-1, head_dim)).permute(0, 3, 4, 1, 2)
-        pooled = self.conv(maps.flatten(0, 1)).permute(0, 2, 3, 1)
-        return self.norm(pooled).unflatten(0, maps.shape[:2])
+    def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Map tokens (B, h, N, c) of a map of ``size`` to (B, h, M, c) of the size that follows."""
+        pooled, size = pool_places(x.flatten(0, 1), size, self.conv)
+        return self.norm(pooled).unflatten(0, x.shape[:2]), size
 
 
 class PooledAttention(nn.Module):
@@ -76,6 +75,7 @@ class PooledAttention(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, num_heads: int, grid: tuple[int, int],
                  query_stride: int, key_stride: int):
         super().__init__()
+        self.num_heads = num_heads
         self.qkv = nn.Linear(in_dim, 3 * out_dim)
         head_dim = out_dim // num_heads
         self.pool_q = HeadPool(head_dim, query_stride)
@@ -89,19 +89,24 @@ class PooledAttention(nn.Module):
         nn.init.trunc_normal_(self.column_offsets, std=0.02)
         self.register_load_state_dict_pre_hook(_fit_offsets)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H / query_stride, W / query_stride, D)."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, k, v = self.pool_q(q), self.pool_k(k), self.pool_v(v)
-        H, W = q.shape[2:4]
-        rows = offsets_of(self.row_offsets, H, k.shape[2])
-        columns = offsets_of(self.column_offsets, W, k.shape[3])
+    def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Map tokens (B, N, C) of a map of ``size`` to (B, M, D) of the size that follows."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        num_prefix = x.shape[1] - size[0] * size[1]
+        (q, query_size), (k, key_size) = self.pool_q(q, size), self.pool_k(k, size)
+        v, _ = self.pool_v(v, size)
+        bias = self._bias(q[:, :, num_prefix:].unflatten(2, query_size), key_size)
+        bias = F.pad(bias, (num_prefix, 0, num_prefix, 0))  # the class token is nowhere
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias) + q
+        return self.proj(x.transpose(1, 2).flatten(2)), query_size
+
+    def _bias(self, q: Tensor, key_size: tuple[int, int]) -> Tensor:
+        """Products of queries (B, h, H, W, c) with offsets of keys, (B, h, queries, keys)."""
+        rows = offsets_of(self.row_offsets, q.shape[2], key_size[0])
+        columns = offsets_of(self.column_offsets, q.shape[3], key_size[1])
         bias = (torch.einsum('bhyxc,ykc->bhyxk', q, rows)[..., :, None]
                 + torch.einsum('bhyxc,xkc->bhyxk', q, columns)[..., None, :])
-        bias = bias.flatten(4).flatten(2, 3)
-        q, k, v = q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias) + q
-        return self.proj(x.transpose(1, 2).flatten(2)).unflatten(1, (H, W))
+        return bias.flatten(4).flatten(2, 3)
 
 
 class MViTBlock(nn.Module):
@@ -130,23 +135,40 @@ class MViTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(inner_dim, eps=1e-6)
         self.mlp = MLP(inner_dim, 4 * inner_dim, out_dim=out_dim)
         self.shortcut = nn.Linear(in_dim, out_dim) if in_dim != out_dim else None
-        self.pool: nn.Module = nn.Identity()
+        self.pool = None
         if query_stride > 1:
             self.pool = nn.MaxPool2d(query_stride + 1, query_stride, query_stride // 2)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H / query_stride, W / query_stride, D)."""
+    def forward(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Map tokens (B, N, C) of a map of ``size`` to (B, M, D) of the size that follows."""
         y = self.norm1(x)
         # Published weights take the shortcut behind the norm where it has a layer.
         if self.shortcut is not None and self.expands_in_attention:
             x = self.shortcut(y)
-        x = self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.attn(y))
+        if self.pool is not None:
+            x, _ = pool_places(x, size, self.pool)
+        y, size = self.attn(y, size)
+        x = x + self.drop_path(y)
         y = self.norm2(x)
         if self.shortcut is not None and not self.expands_in_attention:
             x = self.shortcut(y)
-        return x + self.drop_path(self.mlp(y))
+        return x + self.drop_path(self.mlp(y)), size
+
+
+def pool_places(x: Tensor, size: tuple[int, int],
+                pool: nn.Module) -> tuple[Tensor, tuple[int, int]]:
+    """Let ``pool`` see the tokens (B, N, C) of a map of ``size`` as the map that they are.
+
+    Returns:
+        Tokens (B, M, C), a class token before them as it was, and the size of their map.
+    """
+    num_prefix = x.shape[1] - size[0] * size[1]
+    pooled = pool(x[:, num_prefix:].transpose(1, 2).unflatten(2, size))
+    places = pooled.flatten(2).transpose(1, 2)
+    if num_prefix:
+        places = torch.cat([x[:, :num_prefix], places], dim=1)
+    return places, (pooled.shape[2], pooled.shape[3])
 
 
 def offsets_of(table: Tensor, num_queries: int, num_keys: int) -> Tensor:
@@ -199,6 +221,7 @@ def _timm_maps() -> Iterator[KeyMap]:
                 *((rf'^stages\.{stage}\.blocks\.{place}\.', f'blocks.{number}.')
                   for stage, place, number in block_places(depths)),
                 (r'^patch_embed\.proj\.', 'patch_embed.'),
+                (r'^cls_token$', 'class_token'),
                 (r'\.shortcut_proj_(?:attn|mlp)\.', '.shortcut.'),
                 (r'^norm\.', 'norms.5.'),
                 (r'^head\.fc\.', '../head.fc.'),
@@ -209,26 +232,30 @@ def _timm_maps() -> Iterator[KeyMap]:
 
 @MODELS.register_module()
 class MViT(nn.Module):
-    """MViTv2-T, -S, -B and -L, or any other size.
+    """MViTv2-T, -S, -B, -L and -H, or any other size.
 
     Args:
-        size: ``'tiny'``, ``'small'``, ``'base'`` or ``'large'``: sets the next four where left out.
+        size: ``'tiny'``, ``'small'``, ``'base'``, ``'large'`` or ``'huge'``: sets the next four
+            where left out.
         embed_dim: channels of the first stage; they double from stage to stage.
         num_blocks: blocks of each stage.
         num_heads: heads of the first stage; they double from stage to stage.
         expands_in_attention: the first block of a stage doubles the channels in its attention;
-            otherwise the last block of the stage before does so in its MLP.
+            otherwise the last block of the stage before does so in its MLP. Published weights of
+            size ``'large'`` do the latter, those of it with a class token the former.
         image_size: (height, width), or one number for both, that positions are learned for.
             Images of other sizes work as well: positions are then interpolated.
         in_channels: channels of the input.
         drop_path: probability to drop the last block's branches in training; it rises linearly
             from 0.
+        with_class_token: put a class token before the others.
+        output: ``'maps'`` are the maps of ``out_stages``; ``'class_token'`` is one vector (B, D).
         out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32); each
             map passes a norm of its own. Sizes of maps are rounded up.
 
     Attributes:
-        out_channels: channels of each map that comes out.
-        strides: input pixels per step of each map that comes out.
+        out_channels: channels of each output.
+        strides: input pixels per step of each output map.
     """
 
     weights = (
@@ -239,7 +266,7 @@ class MViT(nn.Module):
 
     def __init__(
         self,
-        size: Literal['tiny', 'small', 'base', 'large'] = 'tiny',
+        size: Literal['tiny', 'small', 'base', 'large', 'huge'] = 'tiny',
         embed_dim: int | None = None,
         num_blocks: Sequence[int] | None = None,
         num_heads: int | None = None,
@@ -247,6 +274,8 @@ class MViT(nn.Module):
         image_size: int | Sequence[int] = 224,
         in_channels: int = 3,
         drop_path: float = 0.1,
+        with_class_token: bool = False,
+        output: Literal['maps', 'class_token'] = 'maps',
         out_stages: Sequence[int] = (5,),
     ):
         super().__init__()
@@ -259,7 +288,17 @@ class MViT(nn.Module):
             expands_in_attention = _SIZES[size][3]
         if embed_dim % heads:
             raise ValueError(f'embed_dim={embed_dim} cannot be split over num_heads={heads}')
+        if output not in ('maps', 'class_token'):
+            raise ValueError(f"output is 'maps' or 'class_token', not {output!r}")
         self.out_stages = check_out_stages(out_stages, first=2, last=len(depths) + 1)
+        if output == 'class_token' and (not with_class_token or len(self.out_stages) > 1):
+            raise ValueError("output='class_token' needs with_class_token=True and one of "
+                             f'out_stages, not {with_class_token} and {self.out_stages}')
+        self.output = output
+        self.class_token: nn.Parameter | None = None
+        if with_class_token:
+            self.class_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+            nn.init.trunc_normal_(self.class_token, std=0.02)
         self.patch_embed = nn.Conv2d(in_channels, embed_dim, 7, 4, 3)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         grid = (-(-height // 4), -(-width // 4))
@@ -290,17 +329,25 @@ class MViT(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone."""
-        return {name for name, _ in self.named_parameters() if name.endswith('_offsets')}
+        return {name for name, _ in self.named_parameters()
+                if name.endswith('_offsets') or name == 'class_token'}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps of ``out_stages``, each (B, C, H / stride, W / stride), from x (B, 3, H, W)."""
-        x = self.patch_embed(x).permute(0, 2, 3, 1)
+        """Maps (B, D, H / stride, W / stride) or a vector (B, D), from x (B, 3, H, W)."""
+        x = self.patch_embed(x)
+        size = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
         outs = []
         for number, block in enumerate(self.blocks):
-            x = block(x)
+            x, size = block(x, size)
             stage = self.stage_ends.get(number)
             if stage in self.out_stages:
-                outs.append(self.norms[str(stage)](x).permute(0, 3, 1, 2).contiguous())
+                y = self.norms[str(stage)](x)
+                places = y[:, y.shape[1] - size[0] * size[1]:]
+                outs.append(y[:, 0] if self.output == 'class_token' else
+                            places.transpose(1, 2).unflatten(2, size).contiguous())
         return tuple(outs)
 
 

@@ -110,6 +110,16 @@ def test_names_of_openmmlab_are_all_accounted_for():
     assert_names_fit(LeViT(**SMALL), key_map(LeViT, 'openmmlab'), openmmlab_names())
 
 
+def test_names_of_openmmlabs_classifiers_are_all_accounted_for():
+    names = {}
+    for branch in ('head', 'head_dist'):
+        names |= {f'{branch}.linear.weight': (7, 32), f'{branch}.linear.bias': (7,)}
+        names |= {f'{branch}.bn.{part}': (32,)
+                  for part in ('weight', 'bias', 'running_mean', 'running_var')}
+    assert_names_fit(distilled_head(), next(
+        m for m in DistilledHead.weights if m.matches(dict.fromkeys(names))), names)
+
+
 def test_maps_of_all_stages_equal_timm():
     torch.manual_seed(0)
     peer = LevitDistilled(img_size=112, **PEER).eval()

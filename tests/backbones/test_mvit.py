@@ -3,16 +3,16 @@ import timm
 import torch
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
-from openlab.backbones.mvit import HeadPool, MViT, offsets_of
+from openlab.backbones.mvit import HeadPool, MViT, offsets_of, pool_places
 from tests.backbones.parity import assert_equal_to_peer, assert_names_fit, key_map
 
 SMALL = {'embed_dim': 8, 'num_heads': 1, 'image_size': 64, 'drop_path': 0.0}
 
 
-def peer(expands_in_attention=True, num_classes=7):
+def peer(expands_in_attention=True, num_classes=7, with_class_token=False):
     return MultiScaleVit(
         MultiScaleVitCfg(depths=(1, 2, 5, 2), embed_dim=8, num_heads=1,
-                         expand_attn=expands_in_attention),
+                         expand_attn=expands_in_attention, use_cls_token=with_class_token),
         img_size=(64, 64), num_classes=num_classes)
 
 
@@ -21,6 +21,22 @@ def test_mvit_equals_timm_with_the_same_weights(expands_in_attention):
     theirs = peer(expands_in_attention)
     ours = MViT(**SMALL, expands_in_attention=expands_in_attention)
     assert_equal_to_peer(ours, theirs, key_map(MViT, 'timm', theirs.state_dict()), size=64)
+
+
+def test_mvit_with_a_class_token_equals_timm_with_the_same_weights():
+    theirs = peer(with_class_token=True)
+    ours = MViT(**SMALL, with_class_token=True, output='class_token')
+    assert_equal_to_peer(ours, theirs, key_map(MViT, 'timm', theirs.state_dict()), size=64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size', ['base', 'large', 'huge'])
+def test_names_and_shapes_with_a_class_token_are_those_of_timm(size):
+    with torch.device('meta'):
+        ours = MViT(size, expands_in_attention=True, with_class_token=True, output='class_token')
+        theirs = timm.create_model(f'mvitv2_{size}_cls')
+    state = theirs.state_dict()
+    assert_names_fit(ours, key_map(MViT, 'timm', state), {k: v.shape for k, v in state.items()})
 
 
 @pytest.mark.parametrize('size', [
@@ -53,11 +69,13 @@ def test_names_of_openmmlab_are_all_accounted_for():
                      names)
 
 
-@pytest.mark.parametrize('expands_in_attention', [True, False])
-def test_maps_of_all_stages_equal_timm_before_the_norm(expands_in_attention):
+@pytest.mark.parametrize(('expands_in_attention', 'with_class_token'), [
+    (True, False), (False, False), (True, True)])
+def test_maps_of_all_stages_equal_timm_before_the_norm(expands_in_attention, with_class_token):
     torch.manual_seed(0)
-    theirs = peer(expands_in_attention).eval()
-    ours = MViT(**SMALL, expands_in_attention=expands_in_attention, out_stages=(2, 3, 4, 5)).eval()
+    theirs = peer(expands_in_attention, with_class_token=with_class_token).eval()
+    ours = MViT(**SMALL, expands_in_attention=expands_in_attention,
+                with_class_token=with_class_token, out_stages=(2, 3, 4, 5)).eval()
     state = key_map(MViT, 'timm', theirs.state_dict()).apply(theirs.state_dict())
     ours.load_state_dict({k: v for k, v in state.items() if k[0] != '.'}, strict=False)
     images = torch.randn(1, 3, 64, 64)
@@ -99,10 +117,19 @@ def test_offsets_of_a_longer_axis_are_interpolated():
 
 
 def test_heads_are_pooled_alike():
-    x = torch.randn(1, 6, 6, 4).repeat(1, 1, 1, 3)
-    pooled = HeadPool(4, 2)(x)
-    assert pooled.shape == (1, 3, 3, 3, 4)
+    x = torch.randn(1, 1, 36, 4).repeat(1, 3, 1, 1)
+    pooled, size = HeadPool(4, 2)(x, (6, 6))
+    assert pooled.shape == (1, 3, 9, 4) and size == (3, 3)
     torch.testing.assert_close(pooled[:, 0], pooled[:, 2])
+
+
+def test_a_token_before_those_of_the_map_is_not_pooled():
+    x = torch.randn(1, 1 + 16, 2)
+    pooled, size = pool_places(x, (4, 4), torch.nn.MaxPool2d(2))
+    assert pooled.shape == (1, 1 + 4, 2) and size == (2, 2)
+    assert torch.equal(pooled[:, 0], x[:, 0])
+    corner = x[0, [1, 2, 5, 6]]  # the first two places of the first two rows
+    assert torch.equal(pooled[0, 1], corner.amax(0))
 
 
 def test_weights_of_another_image_size_load_with_interpolated_offsets():
@@ -119,10 +146,14 @@ def test_offsets_are_left_out_of_weight_decay():
     net = MViT(**SMALL)
     assert len(net.no_weight_decay()) == 2 * len(net.blocks)
     assert net.no_weight_decay() <= {name for name, _ in net.named_parameters()}
+    assert 'class_token' in MViT(**SMALL, with_class_token=True).no_weight_decay()
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'size': 'nano'}, "not 'nano'"), ({'embed_dim': 9, 'num_heads': 2}, 'over num_heads=2'),
+    ({'output': 'token'}, "not 'token'"),
+    ({'output': 'class_token'}, 'needs with_class_token=True'),
+    ({'output': 'class_token', 'with_class_token': True, 'out_stages': (4, 5)}, 'one of'),
     ({'out_stages': (1,)}, 'within 2 to 5')])
 def test_wrong_arguments_are_refused_with_what_is_accepted(arguments, message):
     with pytest.raises(ValueError, match=message):
