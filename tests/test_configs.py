@@ -92,6 +92,26 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'Twins': lambda cfg: {
         'embed_dims': (16, 32), 'num_blocks': (2, 1), 'num_heads': (1, 2), 'mlp_ratios': (2, 2),
         'reductions': (2, 2), 'window_size': 4, 'drop_path': 0.0, 'out_stages': (3,)},
+    'Hiera': lambda cfg: {
+        'size': 'tiny', 'embed_dim': 16, 'num_blocks': (1, 2), 'num_heads': 1,
+        'image_size': SIZE, 'drop_path': 0.0, 'out_stages': (3,)},
+    'TinyViT': lambda cfg: {
+        'size': '5m', 'window_size': 2, 'channels': (16, 24, 32, 48),
+        'num_blocks': (1, 1, 1, 1), 'num_heads': (1, 2, 2, 2), 'drop_path': 0.0,
+        'out_stages': (4,)},
+    'LeViT': lambda cfg: {
+        'size': '128', 'channels': (32, 48, 64), 'key_dim': 8, 'num_heads': (2, 2, 2),
+        'num_blocks': (1, 0, 0), 'image_size': SIZE, 'drop_path': 0.0, 'out_stages': (5,)},
+    'EfficientFormer': lambda cfg: {
+        'size': 'l1', 'channels': (8, 16, 24, 32), 'num_blocks': (1, 1, 1, 2),
+        'num_attending': 1, 'image_size': SIZE, 'layer_scale': 0.1, 'drop_path': 0.0},
+    'MViT': lambda cfg: {
+        'size': 'large' if cfg['size'] == 'large' else 'tiny', 'embed_dim': 16,
+        'num_blocks': (1, 2), 'num_heads': 1, 'image_size': SIZE, 'drop_path': 0.0,
+        'out_stages': (3,)},
+    'FastViT': lambda cfg: {
+        'size': 'sa12' if cfg['size'].startswith(('sa', 'ma')) else 't8',
+        'channels': (8, 16, 32, 64), 'num_blocks': (1, 1, 1, 1), 'drop_path': 0.0},
     'BEiT': lambda cfg: {
         'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'image_size': SIZE, 'patch_size': 8},
     'EVA02': lambda cfg: {
@@ -120,9 +140,16 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
                     lambda cfg: {'channels': 16, 'dropout': 0.0}),
 }
 
-# At SIZE the last map is one pixel, whose local mean is itself, so that mixing does nothing there.
-# tests/backbones/test_poolformer.py compares these gradients with those of timm on larger maps.
-CONSTANT_AT_ONE_PIXEL = {'PoolFormer': r'^backbone\.stages\.3\.0\.(scale1$|norm1\.)'}
+# By backbone and its output. At SIZE the last map may be one pixel, whose local mean is itself, so
+# that mixing does nothing there; nor is there another place to attend to. And a class token is
+# nowhere: places of the last block do not matter to it. Tests of the backbones compare these
+# gradients with those of timm on larger maps.
+CONSTANT = {
+    ('PoolFormer', None): r'^backbone\.stages\.3\.0\.(scale1$|norm1\.)',
+    ('EfficientFormer', None):
+        r'^backbone\.stages\.3\.blocks\.(0\.scale1$|2\.attn\.bias\.table$)',
+    ('MViT', 'class_token'):
+        r'^backbone\.blocks\.2\.attn\.(pool_q\.conv\.|(row|column)_offsets$)'}
 
 
 @dataclass
@@ -487,10 +514,11 @@ def test_loss_is_finite_and_every_parameter_gets_a_gradient(cfg):
         assert total.isfinite()
         total.backward()
         optimizer.step()
-    backbone = str(cfg.get('backbone', {}).get('type', '')).rpartition('.')[2]
+    backbone = cfg.get('backbone', {})
+    kind = str(backbone.get('type', '')).rpartition('.')[2], backbone.get('output')
     reached = {n: p for n, p in model.named_parameters()
                if not re.search(task_of(cfg).constant, n)
-               and not re.search(CONSTANT_AT_ONE_PIXEL.get(backbone, '(?!)'), n)}
+               and not re.search(CONSTANT.get(kind, '(?!)'), n)}
     missing = [n for n, p in reached.items() if p.grad is None or not p.grad.any()]
     assert not missing, f'no gradient reaches {missing}'
     assert all(p.grad.isfinite().all() for p in reached.values())

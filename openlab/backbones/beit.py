@@ -24,7 +24,7 @@ from openlab.backbones.stages import check_out_stages
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.patch_embed import PatchEmbed
-from openlab.layers.position import resize_position
+from openlab.layers.position import resize_position, resize_square_position
 from openlab.layers.transformer import MLP, LayerScale
 from openlab.layers.window import relative_position_index, resize_relative_table
 from openlab.registry import MODELS
@@ -254,8 +254,7 @@ def fit_positions(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: 
         if theirs is None or theirs.shape == own.shape:
             continue
         if name == 'position':
-            side = math.isqrt(theirs.shape[1] - 1)
-            state[prefix + name] = resize_position(theirs, (side, side), grid, 1)
+            state[prefix + name] = resize_square_position(theirs, grid, 1)
         elif name.endswith('.position_bias'):
             table = resize_relative_table(theirs[:-3], grid)
             state[prefix + name] = torch.cat([table, theirs[-3:]])

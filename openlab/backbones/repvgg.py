@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from openlab.backbones.stages import check_out_stages
 from openlab.layers.conv import ConvNormAct
 from openlab.layers.init import init_conv_net
+from openlab.layers.reparam import conv_of, fold_norm, identity_kernel
 from openlab.layers.se import SqueezeExcite
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
@@ -92,29 +93,15 @@ class RepVGGBlock(nn.Module):
         """Fold the branches, with the statistics they have now, into one convolution."""
         if self.branch3 is None or self.branch1 is None:
             return
-        weight, bias = _fold(self.branch3.conv.weight, self.branch3.norm)
-        weight1, bias1 = _fold(F.pad(self.branch1.conv.weight, (1, 1, 1, 1)), self.branch1.norm)
+        weight, bias = fold_norm(self.branch3.conv.weight, self.branch3.norm)
+        weight1, bias1 = fold_norm(F.pad(self.branch1.conv.weight, (1, 1, 1, 1)),
+                                   self.branch1.norm)
         weight, bias = weight + weight1, bias + bias1
         if self.identity is not None:
-            eye = torch.zeros_like(weight)
-            channels = torch.arange(len(eye), device=eye.device)
-            eye[channels, channels % eye.shape[1], 1, 1] = 1  # also right in each group
-            weight0, bias0 = _fold(eye, self.identity)
+            weight0, bias0 = fold_norm(identity_kernel(weight), self.identity)
             weight, bias = weight + weight0, bias + bias0
-        conv = nn.Conv2d(weight.shape[1] * self.groups, len(weight), 3, self.stride, 1,
-                         groups=self.groups, device=weight.device, dtype=weight.dtype)
-        conv.weight.copy_(weight)
-        assert conv.bias is not None
-        conv.bias.copy_(bias)
-        self.fused, self.branch3, self.branch1, self.identity = conv, None, None, None
-
-
-def _fold(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that has taken in the normalisation behind it."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        self.fused = conv_of(weight, bias, self.stride, self.groups)
+        self.branch3, self.branch1, self.identity = None, None, None
 
 
 _TIMM_KEYS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def check_out_stages(out_stages: Sequence[int], first: int, last: int) -> tuple[int, ...]:
@@ -16,3 +16,12 @@ def check_out_stages(out_stages: Sequence[int], first: int, last: int) -> tuple[
             first <= stages[0] and stages[-1] <= last):
         raise ValueError(f'out_stages must rise within {first} to {last}, not {stages}')
     return stages
+
+
+def block_places(num_blocks: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(stage, place in the stage, place in the network) of each block, all counted from 0."""
+    number = 0
+    for stage, count in enumerate(num_blocks):
+        for place in range(count):
+            yield stage, place, number
+            number += 1

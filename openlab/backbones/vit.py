@@ -26,7 +26,7 @@ from openlab.layers.drop import drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.norm import make_norm
 from openlab.layers.patch_embed import PatchEmbed
-from openlab.layers.position import grid_position, resize_position
+from openlab.layers.position import grid_position, resize_position, resize_square_position
 from openlab.layers.transformer import TransformerBlock
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
@@ -364,9 +364,5 @@ def _fit_position(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: 
     """Interpolate positions learned for another (square) grid when weights are loaded."""
     assert isinstance(module, VisionTransformer)
     name = f'{prefix}position'
-    if name not in state or state[name].shape[1:2] == module.position.shape[1:2]:
-        return
-    side = math.isqrt(state[name].shape[1] - module.num_placed)
-    if side * side == state[name].shape[1] - module.num_placed:
-        state[name] = resize_position(
-            state[name], (side, side), module.grid, module.num_placed)
+    if name in state:
+        state[name] = resize_square_position(state[name], module.grid, module.num_placed)

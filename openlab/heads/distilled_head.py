@@ -8,11 +8,13 @@ B batch · C channels · K classes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from openlab.heads.linear_head import LinearHead
+from openlab.layers.norm import make_norm
 from openlab.losses.base import ClassificationLoss
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
@@ -30,12 +32,19 @@ class DistilledHead(LinearHead):
         dropout: probability to drop a feature in training.
         loss: compares logits with targets; by default cross entropy.
         init_std: deviation of the first weights.
+        norm: normalises the features before each classifier, see ``make_norm``; ``None`` does
+            without. LeViT has ``nn.BatchNorm1d`` there.
     """
 
     weights = (
         KeyMap('openmmlab',
                ((r'^layers\.head\.', 'fc.'), (r'^layers\.head_dist\.', 'fc_distill.')),
                signature=(r'^layers\.head_dist\.',)),
+        KeyMap('openmmlab',
+               ((r'^head\.bn\.', 'norm.'), (r'^head\.linear\.', 'fc.'),
+                (r'^head_dist\.bn\.', 'norm_distill.'),
+                (r'^head_dist\.linear\.', 'fc_distill.')),
+               signature=(r'^head_dist\.bn\.',)),
         KeyMap('openmmlab',
                ((r'^head\.', 'fc.'), (r'^(?:dist_head|head_dist)\.', 'fc_distill.')),
                signature=(r'^(?:dist_head|head_dist)\.',)),
@@ -48,9 +57,13 @@ class DistilledHead(LinearHead):
         dropout: float = 0.0,
         loss: ClassificationLoss | None = None,
         init_std: float = 0.01,
+        norm: dict[str, Any] | None = None,
     ):
         super().__init__(num_classes, in_channels, None, dropout, loss, init_std)
-        self.fc_distill = nn.Linear(self.fc.in_features, num_classes)
+        channels = self.fc.in_features
+        self.norm, self.norm_distill = (
+            make_norm(channels, norm) if norm else nn.Identity() for _ in range(2))
+        self.fc_distill = nn.Linear(channels, num_classes)
         nn.init.normal_(self.fc_distill.weight, std=init_std)
         nn.init.zeros_(self.fc_distill.bias)
 
@@ -66,5 +79,6 @@ class DistilledHead(LinearHead):
                 serves both.
         """
         class_feats, distill_feats = self.pool(feats[max(len(feats) - 2, 0)]), self.pool(feats[-1])
-        return torch.stack([self.fc(self.dropout(class_feats)),
-                            self.fc_distill(self.dropout(distill_feats))])
+        return torch.stack([
+            self.fc(self.dropout(self.norm(class_feats))),
+            self.fc_distill(self.dropout(self.norm_distill(distill_feats)))])

@@ -38,6 +38,26 @@ def resize_position(position: Tensor, old_grid: tuple[int, int], new_grid: tuple
     return torch.cat([prefix, grid], dim=1)
 
 
+def resize_square_position(position: Tensor, grid: tuple[int, int],
+                           num_prefix: int = 0) -> Tensor:
+    """Interpolate embeddings of an unknown square grid, as weights hold them, for ``grid``.
+
+    Args:
+        position: (1, num_prefix + side^2, D); where it fits already, or is of no square grid, it
+            comes back as it is.
+        grid: (h, w) wanted.
+        num_prefix: leading embeddings that belong to no place (class token) and stay.
+
+    Returns:
+        (1, num_prefix + h w, D), or ``position``.
+    """
+    count = position.shape[1] - num_prefix
+    side = math.isqrt(max(count, 0))
+    if count == grid[0] * grid[1] or side * side != count:
+        return position
+    return resize_position(position, (side, side), grid, num_prefix)
+
+
 def sine_position(valid: Tensor, embed_dim: int, temperature: float = 10000.0) -> Tensor:
     """Waves of falling frequency along y, then along x (DETR, appendix A.4).
 

@@ -21,22 +21,23 @@ class MLP(nn.Module):
     """Two linear layers with an activation between them.
 
     Args:
-        in_dim: size of a token that comes in, and goes out.
+        in_dim: size of a token that comes in.
         hidden_dim: size between the layers.
         dropout: probability to drop an output of either layer in training.
         act: see ``make_act``; by default GELU.
+        out_dim: size of a token that goes out; by default ``in_dim``.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, dropout: float = 0.0,
-                 act: dict[str, Any] | None = None):
+                 act: dict[str, Any] | None = None, out_dim: int | None = None):
         super().__init__()
         self.fc1 = nn.Linear(in_dim, hidden_dim)
         self.act = make_act(act or {'type': nn.GELU})
-        self.fc2 = nn.Linear(hidden_dim, in_dim)
+        self.fc2 = nn.Linear(hidden_dim, out_dim or in_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_dim) to the same shape."""
+        """Map (..., in_dim) to (..., out_dim)."""
         return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
 
 
