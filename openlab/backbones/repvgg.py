@@ -12,6 +12,7 @@ B batch · C channels · H, W height and width of a map
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
-from openlab.layers.conv import ConvNormAct
+from openlab.layers.conv import ConvNormAct, fold_norm
 from openlab.layers.init import init_conv_net
 from openlab.layers.se import SqueezeExcite
 from openlab.registry import MODELS
@@ -92,14 +93,15 @@ class RepVGGBlock(nn.Module):
         """Fold the branches, with the statistics they have now, into one convolution."""
         if self.branch3 is None or self.branch1 is None:
             return
-        weight, bias = _fold(self.branch3.conv.weight, self.branch3.norm)
-        weight1, bias1 = _fold(F.pad(self.branch1.conv.weight, (1, 1, 1, 1)), self.branch1.norm)
-        weight, bias = weight + weight1, bias + bias1
+        weight, bias = fold_norm(self.branch3.conv, self.branch3.norm)
+        weight1, bias1 = fold_norm(self.branch1.conv, self.branch1.norm)
+        weight, bias = weight + F.pad(weight1, (1, 1, 1, 1)), bias + bias1
         if self.identity is not None:
-            eye = torch.zeros_like(weight)
-            channels = torch.arange(len(eye), device=eye.device)
-            eye[channels, channels % eye.shape[1], 1, 1] = 1  # also right in each group
-            weight0, bias0 = _fold(eye, self.identity)
+            keep = copy.deepcopy(self.branch3.conv)
+            channels = torch.arange(len(weight), device=weight.device)
+            keep.weight.zero_()
+            keep.weight[channels, channels % weight.shape[1], 1, 1] = 1  # also right in each group
+            weight0, bias0 = fold_norm(keep, self.identity)
             weight, bias = weight + weight0, bias + bias0
         conv = nn.Conv2d(weight.shape[1] * self.groups, len(weight), 3, self.stride, 1,
                          groups=self.groups, device=weight.device, dtype=weight.dtype)
@@ -107,14 +109,6 @@ class RepVGGBlock(nn.Module):
         assert conv.bias is not None
         conv.bias.copy_(bias)
         self.fused, self.branch3, self.branch1, self.identity = conv, None, None, None
-
-
-def _fold(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that has taken in the normalisation behind it."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
 _TIMM_KEYS = (

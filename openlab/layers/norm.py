@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
+import torchvision.ops
 from torch import Tensor, nn
 
 from openlab.layers.types import layer_class
@@ -19,13 +20,23 @@ def make_norm(channels: int, norm: Mapping[str, Any] | None = None) -> nn.Module
         channels: number of channels that the layer sees.
         norm: ``dict(type=..., **arguments)``; by default batch normalisation. Any class that
             takes its number of channels first will do (detection backbones take
-            ``torchvision.ops.FrozenBatchNorm2d``), and ``torch.nn.GroupNorm``.
+            ``FrozenBatchNorm2d``), and ``torch.nn.GroupNorm``.
     """
     arguments = dict(norm or {})
     layer = layer_class(arguments.pop('type', nn.BatchNorm2d))
     if layer is nn.GroupNorm:
         return nn.GroupNorm(num_channels=channels, **arguments)
     return layer(channels, **arguments)
+
+
+@MODELS.register_module()
+class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
+    """Batch normalisation that never learns: torchvision's, in one pass instead of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) by the statistics of pre-training."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
+                            eps=self.eps)
 
 
 @MODELS.register_module()
