@@ -62,6 +62,25 @@ def interleaved(
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
+def peak_memory(call: Callable[[], object]) -> int:
+    """Most bytes that tensors take during a call beyond what they took before it.
+
+    Torch's profiler records every allocation on the CPU, its size or minus its size where it is
+    freed; the peak is the largest sum on the way.
+    """
+    import torch
+
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    # The public events leave out what is freed between operators; the record has all, in order.
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
 @dataclass
 class Report:
     """Lines of measurements, then the limits, then the exit code.
