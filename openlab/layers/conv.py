@@ -13,6 +13,9 @@ from openlab.layers.act import make_act
 from openlab.layers.norm import make_norm
 
 
+LARGE_MAP = 2**18  # values; a pass over fewer takes less time than the arithmetic of folding
+
+
 class ConvNormAct(nn.Sequential):
     """A convolution with its normalisation and activation, as ``conv``, ``norm`` and ``act``.
 
@@ -82,13 +85,13 @@ class ConvNormAct(nn.Sequential):
         Not on other devices, where the pass saved costs less than the launches added, and not
         in compiled code, which fuses the pass anyway.
         """
-        norm = self._modules.get('norm')
-        if norm is None or x.device.type != 'cpu' or not _is_fixed(norm):
+        kernel, (across, down) = self.conv.weight, self.conv.stride
+        places = x.numel() // (self.in_channels * across * down)
+        if places * self.out_channels < LARGE_MAP or places < kernel[0].numel():
             return False
-        kernel = self.conv.weight
-        stride = self.conv.stride[0] * self.conv.stride[1]
-        places = x.shape[0] * x.shape[-2] * x.shape[-1] // stride
-        return (places > kernel[0].numel() and x.dtype == kernel.dtype == torch.float32
+        norm = self._modules.get('norm')
+        return (norm is not None and _is_fixed(norm) and x.device.type == 'cpu'
+                and x.dtype == kernel.dtype == torch.float32
                 and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
                 and not any(_has_hooks(module) for module in (self.conv, norm)))
 

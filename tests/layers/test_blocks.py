@@ -49,20 +49,20 @@ def test_norm_with_fixed_statistics_is_folded_into_the_kernel(options):
     for tensor in layer.norm.state_dict().values():
         if tensor.is_floating_point():
             tensor.uniform_(0.5, 2)
-    x = torch.randn(2, 4, 25, 25, requires_grad=True)
+    x = torch.randn(2, 4, 430, 430, requires_grad=True)
     assert layer._is_folding_cheaper(x)
     folded = layer(x)
     plain = nn.Sequential.forward(layer, x)
     torch.testing.assert_close(folded, plain)
     wanted = [x, *layer.parameters()]
-    for mine, other in zip(torch.autograd.grad(folded.square().sum(), wanted),
-                           torch.autograd.grad(plain.square().sum(), wanted), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-3)
+    for mine, other in zip(torch.autograd.grad(folded.square().mean(), wanted),
+                           torch.autograd.grad(plain.square().mean(), wanted), strict=True):
+        assert (mine - other).abs().max() < 1e-4 * other.abs().max()
 
 
 def test_norm_is_not_folded_where_it_learns_where_maps_are_small_or_where_somebody_listens():
     layer = ConvNormAct(4, 6)
-    x = torch.randn(2, 4, 25, 25)
+    x = torch.randn(2, 4, 250, 250)
     assert not layer._is_folding_cheaper(x)
     layer.eval()
     assert layer._is_folding_cheaper(x) and not layer._is_folding_cheaper(x[:, :, :3, :3])
