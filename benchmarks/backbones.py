@@ -78,7 +78,6 @@ def make_peer(name: str) -> nn.Module:
     else:
         from torchvision import models
 
-        # Networks whose auxiliary outputs or own initialisation would only take time.
         peer = models.get_model(architecture, weights=None, num_classes=classes)
     with torch.no_grad():
         for parameter in peer.parameters():

@@ -281,16 +281,22 @@ def prediction_gap(pair: Pair, data: Data) -> float:
     mine, other = our_inference(pair, data), their_inference(pair, data)
     if 'loss_seg' in pair.losses:
         return float((torch.stack([m.semantic_map for m in mine]) != other).float().mean())
+    return difference(mine, other, pair.first_label)
+
+
+def difference(mine: list[DataSample], other: list[dict[str, Tensor]], first_label: int) -> float:
+    """Share of detections that only one side holds.
+
+    They are compared in any order: equal scores may be sorted either way.
+    """
     same, total = 0, 0
     for m, o in zip(mine, other, strict=True):
         total += max(len(m), len(o['boxes']))
-        # In any order: equal scores may be sorted either way.
         close = torch.isclose(m.boxes[:, None], o['boxes'][None], rtol=1e-3, atol=0.05).all(-1)
-        close &= m.labels[:, None] == o['labels'][None] - pair.first_label
+        close &= m.labels[:, None] == o['labels'][None] - first_label
         if m.masks is not None:
             masks = o['masks'][:, 0] > 0.5
-            differ = (m.masks[:, None] != masks[None]).float().mean((-1, -2))
-            close &= differ < 1e-3
+            close &= (m.masks[:, None] != masks[None]).float().mean((-1, -2)) < 1e-3
         same += int(close.any(1).sum())
     return 1 - same / max(total, 1)
 

@@ -12,7 +12,6 @@ from torchvision.ops import FrozenBatchNorm2d
 from openlab.layers.act import make_act
 from openlab.layers.norm import make_norm
 
-
 LARGE_MAP = 2**18  # values; a pass over fewer takes less time than the arithmetic of folding
 
 
