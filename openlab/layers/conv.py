@@ -84,13 +84,14 @@ class ConvNormAct(nn.Sequential):
         Not on other devices, where the pass saved costs less than the launches added, and not
         in compiled code, which fuses the pass anyway.
         """
-        kernel, (across, down) = self.conv.weight, self.conv.stride
-        places = x.numel() // (self.in_channels * across * down)
-        if places * self.out_channels < LARGE_MAP or places < kernel[0].numel():
+        places = x.numel() // self.in_channels
+        if places * self.out_channels < LARGE_MAP:
             return False
-        norm = self._modules.get('norm')
+        norm, kernel, (down, across) = self._modules.get('norm'), self.conv.weight, self.conv.stride
+        places //= down * across
         return (norm is not None and _is_fixed(norm) and x.device.type == 'cpu'
                 and x.dtype == kernel.dtype == torch.float32
+                and places * self.out_channels >= LARGE_MAP and places >= kernel[0].numel()
                 and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
                 and not any(_has_hooks(module) for module in (self.conv, norm)))
 
