@@ -37,7 +37,8 @@ class Timing:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], turns: int = 7, warmup: int = 1
+    contenders: Mapping[str, Callable[[], object]], turns: int = 7, warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time callables in turns: A B C, B C A, C A B ...
 
@@ -45,18 +46,39 @@ def interleaved(
         contenders: what to call, by name; one call is one turn.
         turns: how many turns of each are timed.
         warmup: turns of each that are not.
+        clock: ``time.process_time`` counts the seconds of CPU of this process alone, which
+            other programs disturb least; right where one thread does all the work.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warmup, turns):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
+            start = clock()
             contenders[name]()
-            spent = time.perf_counter() - start
+            spent = clock() - start
             if turn >= 0:
                 seconds[name].append(spent)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Most bytes that tensors take during a call beyond what they took before it.
+
+    Torch's profiler records every allocation on the CPU, its size or minus its size where it is
+    freed; the peak is the largest sum on the way.
+    """
+    import torch
+
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    # The public events leave out what is freed between operators; the record has all, in order.
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
 
 
 @dataclass

@@ -9,6 +9,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -59,7 +60,9 @@ def main() -> int:
     chosen = [s for s in benchmarks() if not args.names or s.stem in args.names]
     sections, failed = [], 0
     for script in chosen:
+        start = time.perf_counter()
         code, text = run(script)
+        text += f'took {time.perf_counter() - start:.0f} s\n'
         print(text, flush=True)
         failed += code != 0
         sections.append(section(script, code, text))

@@ -54,7 +54,7 @@ class GlobalResponseNorm(nn.Module):
         """Map (B, H, W, C), channels last, to the same shape."""
         energy = x.norm(p=2, dim=(1, 2), keepdim=True)
         relative = energy / (energy.mean(-1, keepdim=True) + _EPS)
-        return x + self.bias + self.weight * (x * relative)
+        return (x + self.bias).addcmul_(self.weight, x * relative)
 
 
 class ConvNeXtBlock(nn.Module):

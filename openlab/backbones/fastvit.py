@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
 from openlab.layers.attention import Attention
-from openlab.layers.conv import ConvNormAct
+from openlab.layers.conv import ConvNormAct, fold_norm
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
-from openlab.layers.reparam import RepConv, conv_of, fold_norm, identity_kernel
+from openlab.layers.reparam import RepConv, conv_of, identity_kernel
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openlab.layers.norm import RMSNorm
 from openlab.layers.rotary import RotaryEmbedding
 from openlab.registry import MODELS
 
@@ -80,9 +81,8 @@ class LlamaAttention(nn.Module):
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, -1, self.head_dim).transpose(1, 2)
         num_rotated = self.num_heads + self.num_kv_heads
-        rotated = rotary(qkv[:, :num_rotated], angles)
-        query, key = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
-        value = qkv[:, num_rotated:]
+        unrotated, value = qkv.split([num_rotated, self.num_kv_heads], dim=1)
+        query, key = rotary(unrotated, angles).split([self.num_heads, self.num_kv_heads], dim=1)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
         mixed = F.scaled_dot_product_attention(
@@ -107,8 +107,37 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        hidden = self.gate_up(x)
+        if hidden.requires_grad and not torch.compiler.is_compiling():
+            return self.down(_GatedSiLU.apply(hidden))  # type: ignore[no-untyped-call]
+        gate, up = hidden.chunk(2, dim=-1)
+        return self.down(F.silu(gate).mul_(up))
+
+
+class _GatedSiLU(torch.autograd.Function):
+    """silu(gate) * up of a joint (..., 2 F), which keeps its input alone.
+
+    Left to autograd it would keep the activated gate as well, and put the gradients of both halves
+    together from two tensors full of zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden)
+        gate, up = hidden.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (hidden,) = ctx.saved_tensors
+        gate, up = hidden.chunk(2, dim=-1)
+        grad = torch.empty_like(hidden)
+        grad_gate, grad_up = grad.chunk(2, dim=-1)
+        torch.mul(F.silu(gate), grad_output, out=grad_up)
+        torch.mul(up, grad_output, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return grad
 
 
 class LlamaBlock(nn.Module):
@@ -124,9 +153,9 @@ class LlamaBlock(nn.Module):
         norm_eps: float,
     ):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(embed_dim, norm_eps)
+        self.attention_norm = RMSNorm(embed_dim, norm_eps)
         self.attention = LlamaAttention(embed_dim, num_heads, num_kv_heads, head_dim)
-        self.mlp_norm = nn.RMSNorm(embed_dim, norm_eps)
+        self.mlp_norm = RMSNorm(embed_dim, norm_eps)
         self.mlp = SwiGLU(embed_dim, hidden_dim)
 
     def forward(
@@ -139,8 +168,8 @@ class LlamaBlock(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        x = x + self.attention(self.attention_norm(x), rotary, angles, mask, cache, layer)
-        return x + self.mlp(self.mlp_norm(x))
+        x = self.attention(self.attention_norm(x), rotary, angles, mask, cache, layer).add_(x)
+        return self.mlp(self.mlp_norm(x)).add_(x)
 
 
 @MODELS.register_module()
@@ -195,7 +224,7 @@ class LlamaDecoder(nn.Module):
             LlamaBlock(embed_dim, num_heads, num_kv_heads, head_dim, hidden_dim, norm_eps)
             for _ in range(num_layers)
         )
-        self.norm = nn.RMSNorm(embed_dim, norm_eps)
+        self.norm = RMSNorm(embed_dim, norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -59,7 +59,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
         y = self.project(self.depthwise(self.expand(x)))
-        return x + self.drop_path(y) if self.is_residual else y
+        return self.drop_path(y).add_(x) if self.is_residual else y
 
 
 def _torchvision_keys() -> list[tuple[str, str]]:

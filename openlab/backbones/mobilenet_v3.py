@@ -194,7 +194,8 @@ class MobileNetV3(nn.Module):
         x = self.stem(x)
         maps = {1: x}
         for stage, block in zip(self._stage_of_block, self.blocks):
-            x = maps[stage] = block(x)
+            x = block(x)
+            maps = {s: m for s, m in maps.items() if s in self.out_stages} | {stage: x}
         if 5 in maps:
             maps[5] = self.last(x)
         return tuple(maps[stage] for stage in self.out_stages)

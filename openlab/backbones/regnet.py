@@ -104,7 +104,7 @@ class RegNetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, channels, H / stride, W / stride)."""
         branch = self.conv3(self.se(self.conv2(self.conv1(x))))
-        return self.act(self.drop_path(branch) + self.shortcut(x))
+        return self.act(self.drop_path(branch).add_(self.shortcut(x)))
 
 
 def _torchvision_keys() -> list[tuple[str, str]]:

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
-from openlab.layers.conv import ConvNormAct
+from openlab.layers.conv import ConvNormAct, fold_norm
 from openlab.layers.init import init_conv_net
-from openlab.layers.reparam import conv_of, fold_norm, identity_kernel
+from openlab.layers.reparam import conv_of, identity_kernel
 from openlab.layers.se import SqueezeExcite
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap

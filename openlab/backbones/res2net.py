@@ -70,7 +70,7 @@ class Res2NetBlock(nn.Module):
         for y, conv in zip(slices, self.convs):
             outs.append(conv(y + outs[-1] if outs and not self.is_first else y))
         branch = self.conv3(torch.cat([*outs, self.pool(last)], dim=1))
-        return self.act(self.drop_path(branch) + self.shortcut(x))
+        return self.act(self.drop_path(branch).add_(self.shortcut(x)))
 
 
 _KEYS = (

@@ -16,6 +16,7 @@ B batch · C channels · H, W height and width of a map
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -86,7 +87,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, width, H / stride, W / stride)."""
         branch = self.se(self.conv2(self.conv1(x)))
-        return self.act(self.drop_path(branch) + self.shortcut(x))
+        return self.act(self.drop_path(branch).add_(self.shortcut(x)))
 
 
 class Bottleneck(nn.Module):
@@ -144,7 +145,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, 4 width, H / stride, W / stride)."""
         branch = self.se(self.conv3(self.conv2(self.conv1(x))))
-        return self.act(self.drop_path(branch) + self.shortcut(x))
+        return self.act(self.drop_path(branch).add_(self.shortcut(x)))
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, avg_down: bool,
@@ -152,14 +153,12 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, avg_down: bo
     """The identity where shapes allow it, else a 1x1 convolution with normalisation."""
     if in_channels == out_channels and stride == 1:
         return nn.Identity()
-    shortcut = nn.Sequential()
-    if avg_down and stride > 1:
-        pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-        shortcut.add_module('pool', pool)
-        stride = 1
-    shortcut.add_module('conv', nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
-    shortcut.add_module('norm', make_norm(out_channels, norm))
-    return shortcut
+    if not (avg_down and stride > 1):
+        return ConvNormAct(in_channels, out_channels, 1, stride, norm=norm, with_act=False)
+    return nn.Sequential(OrderedDict(
+        pool=nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False),
+        conv=nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        norm=make_norm(out_channels, norm)))
 
 
 _BLOCKS: dict[str, type[BasicBlock | Bottleneck]] = {
@@ -252,7 +251,7 @@ class ResNet(nn.Module):
         se_reduction: squeeze and excitation in each block with this reduction (SE-ResNet: 16).
         drop_path: probability to drop the last block in training; it rises linearly from 0.
         zero_init_last: start each residual branch at zero, which steadies early training.
-        norm: see ``make_norm``; ``dict(type=torchvision.ops.FrozenBatchNorm2d)`` freezes it.
+        norm: see ``make_norm``; ``dict(type=FrozenBatchNorm2d)`` freezes it.
         act: see ``make_act``.
         out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32).
 

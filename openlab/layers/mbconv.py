@@ -57,7 +57,7 @@ class MBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
         y = self.project(self.se(self.depthwise(self.expand(x))))
-        return x + self.drop_path(y) if self.is_residual else y
+        return self.drop_path(y).add_(x) if self.is_residual else y
 
 
 class FusedMBConv(nn.Module):
@@ -92,4 +92,4 @@ class FusedMBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
         y = self.project(self.expand(x))
-        return x + self.drop_path(y) if self.is_residual else y
+        return self.drop_path(y).add_(x) if self.is_residual else y

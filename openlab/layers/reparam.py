@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.layers.act import make_act
-from openlab.layers.conv import ConvNormAct
+from openlab.layers.conv import ConvNormAct, fold_norm
 from openlab.layers.se import SqueezeExcite
 
 
@@ -95,14 +95,6 @@ class RepConv(nn.Module):
         if self.fused is None:
             self.fused = conv_of(*self.folded(), self.stride, self.groups)
             self.branches, self.identity = None, None
-
-
-def fold_norm(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that has taken in the batch normalisation behind it."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
 def identity_kernel(like: Tensor) -> Tensor:

@@ -56,16 +56,18 @@ class PyramidRoIAlign(nn.Module):
         # The small number keeps a region of just the canonical size from falling by rounding.
         wanted = (4 + (side / self.canonical_size).log2() + 1e-6).floor()
         wanted = wanted.clamp(exponents[0], exponents[-1])
-        out = feats[0].new_zeros(len(rois), feats[0].shape[1], self.size, self.size)
-        for x, exponent in zip(feats, exponents):
-            if torch.compiler.is_compiling() or rois.is_meta:
-                # There shapes must not depend on data: each level pools all regions.
-                pooled = self._pool(x, rois, exponent).to(out.dtype)
-                out = torch.where((wanted == exponent)[:, None, None, None], pooled, out)
-                continue
-            index = (wanted == exponent).nonzero()[:, 0]
-            out = out.index_copy(0, index, self._pool(x, rois[index], exponent).to(out.dtype))
-        return out
+        if torch.compiler.is_compiling() or rois.is_meta:
+            # There shapes must not depend on data: each level pools all regions.
+            out = self._pool(feats[0], rois, exponents[0])
+            for x, exponent in zip(feats[1:], exponents[1:]):
+                is_here = (wanted == exponent)[:, None, None, None]
+                out = torch.where(is_here, self._pool(x, rois, exponent).to(out.dtype), out)
+            return out
+        # Level by level, then back into the order of the regions in one go.
+        members = [(wanted == exponent).nonzero()[:, 0] for exponent in exponents]
+        pooled = [self._pool(x, rois[index], exponent)
+                  for x, index, exponent in zip(feats, members, exponents)]
+        return torch.cat(pooled).index_select(0, torch.cat(members).argsort())
 
     def _pool(self, x: Tensor, rois: Tensor, exponent: int) -> Tensor:
         return roi_align(x, rois.to(x.dtype), self.size, 2.0**-exponent, self.samples)

@@ -70,10 +70,39 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Rotate ``x``, (B, H, T, E), by the angles of its positions."""
-        cos, sin = angles
-        half = x.shape[-1] // 2
-        swapped = torch.cat([x[..., half:], x[..., :half]], dim=-1)
-        return x * cos.to(x.dtype) + swapped * sin.to(x.dtype)
+        cos, sin = (table.to(x.dtype) for table in angles)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            half = x.shape[-1] // 2
+            swapped = torch.cat([x[..., half:], x[..., :half]], dim=-1)
+            return x * cos + swapped * sin
+        if x.requires_grad and torch.is_grad_enabled():
+            rotated: Tensor = _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+            return rotated
+        return _rotate(x, cos, sin, 1)
+
+
+class _Rotation(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back; nothing but the angles need be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        return _rotate(grad_output, *ctx.saved_tensors, -1), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cos
+    if x.shape[-2] == 1:  # a token at a time, launches cost more than passes
+        return out.addcmul_(x.roll(half, -1), sin, value=direction)
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=direction)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=direction)
+    return out
 
 
 def _scale_frequency(frequency: Tensor, kind: str, factor: float, **options: float) -> Tensor:

@@ -87,7 +87,7 @@ class FPN(nn.Module):
         for finer in range(len(laterals) - 2, -1, -1):
             size = laterals[finer].shape[-2:]
             coarse = F.interpolate(laterals[finer + 1], size=size, mode='nearest')
-            laterals[finer] = laterals[finer] + coarse
+            laterals[finer].add_(coarse)
         outs = [layer(x) for layer, x in zip(self.smooth, laterals)]
         if self.extra == 'pool':
             outs.append(F.max_pool2d(outs[-1], 1, stride=2))

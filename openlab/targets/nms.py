@@ -52,16 +52,33 @@ def dense_detections(
         image_size: (H, W) of the padded input.
         limits: which candidates become detections.
     """
+    scores, place, labels = dense_candidates(probs, level_sizes, limits)
+    return detections(boxes[place], scores, labels, sample, image_size, limits)
+
+
+def dense_candidates(
+    scores: Tensor, level_sizes: Sequence[int], limits: DetectionLimits
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best places and classes of each level, best first.
+
+    Args:
+        scores: of each place and class, (A, K).
+        level_sizes: how A is made up of levels.
+        limits: for score and number.
+
+    Returns:
+        Score, place (index into A) and class of each, (n,).
+    """
     kept = []
     begin = 0
-    for size, level in zip(level_sizes, probs.split(list(level_sizes)), strict=True):
+    for size, level in zip(level_sizes, scores.split(list(level_sizes)), strict=True):
         place, label = (level > limits.score).nonzero(as_tuple=True)
-        scores, order = level[place, label].sort(descending=True, stable=True)
+        best, order = level[place, label].sort(descending=True, stable=True)
         order = order[: limits.candidates]
-        kept.append((scores[: limits.candidates], label[order], boxes[begin + place[order]]))
+        kept.append((best[: limits.candidates], begin + place[order], label[order]))
         begin += size
-    scores, labels, candidates = (torch.cat(values) for values in zip(*kept, strict=True))
-    return detections(candidates, scores, labels, sample, image_size, limits)
+    best, places, labels = (torch.cat(values) for values in zip(*kept, strict=True))
+    return best, places, labels
 
 
 def detections(

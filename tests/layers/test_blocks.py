@@ -40,6 +40,39 @@ def test_norms_are_made_from_classes_names_and_dotted_paths(norm, kind):
     assert layer(torch.randn(2, 4, 3, 3)).shape == (2, 4, 3, 3)
 
 
+@pytest.mark.parametrize('options', [
+    {}, {'bias': True, 'with_act': False}, {'padding': 'same', 'stride': 2, 'groups': 2},
+    {'norm': {'type': 'FrozenBatchNorm2d'}}, {'norm': {'type': 'BatchNorm2d', 'affine': False}}])
+def test_norm_with_fixed_statistics_is_folded_into_the_kernel(options):
+    torch.manual_seed(0)
+    layer = ConvNormAct(4, 6, **options).eval()
+    for tensor in layer.norm.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 2)
+    x = torch.randn(2, 4, 430, 430, requires_grad=True)
+    assert layer._is_folding_cheaper(x)
+    folded = layer(x)
+    plain = nn.Sequential.forward(layer, x)
+    torch.testing.assert_close(folded, plain)
+    wanted = [x, *layer.parameters()]
+    for mine, other in zip(torch.autograd.grad(folded.square().mean(), wanted),
+                           torch.autograd.grad(plain.square().mean(), wanted), strict=True):
+        assert (mine - other).abs().max() < 1e-4 * other.abs().max()
+
+
+def test_norm_is_not_folded_where_it_learns_where_maps_are_small_or_where_somebody_listens():
+    layer = ConvNormAct(4, 6)
+    x = torch.randn(2, 4, 250, 250)
+    assert not layer._is_folding_cheaper(x)
+    layer.eval()
+    assert layer._is_folding_cheaper(x) and not layer._is_folding_cheaper(x[:, :, :3, :3])
+    assert not ConvNormAct(4, 6, norm={'type': 'GroupNorm', 'num_groups': 2})._is_folding_cheaper(x)
+    seen = []
+    layer.norm.register_forward_hook(lambda *_: seen.append(1))
+    layer(x)
+    assert seen == [1]
+
+
 def test_layer_norm_of_maps_normalises_the_channels_of_each_position():
     x = torch.randn(2, 8, 3, 5)
     layer = LayerNorm2d(8)

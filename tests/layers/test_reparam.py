@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from openlab.layers.reparam import RepConv, conv_of, fold_norm, identity_kernel
+from openlab.layers.conv import fold_norm
+from openlab.layers.reparam import RepConv, conv_of, identity_kernel
 
 
 def with_random_statistics(net):

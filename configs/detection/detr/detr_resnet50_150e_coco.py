@@ -11,6 +11,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 
 from openlab.algorithms.detection.detr import DETR, DETRHead
+from openlab.layers.norm import FrozenBatchNorm2d
 from openlab.backbones.resnet import ResNet
 from openlab.data.preprocessors import ImagePreprocessor
 from openlab.engine.hooks.freeze import FreezeHook
@@ -26,7 +27,7 @@ model = dict(
     preprocessor=dict(
         type=ImagePreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
     backbone=dict(type=ResNet, depth=50, out_stages=(5,),
-                  norm=dict(type='torchvision.ops.FrozenBatchNorm2d')),
+                  norm=dict(type=FrozenBatchNorm2d)),
     head=dict(type=DETRHead, num_classes=num_classes))
 
 load_from = dict(source='torchvision://resnet50', allow_missing=[r'^head\.'])

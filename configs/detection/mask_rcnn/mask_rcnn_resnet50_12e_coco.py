@@ -8,6 +8,7 @@ from mmengine.config import read_base
 
 from openlab.algorithms.detection.faster_rcnn import BoxHead, RPNHead
 from openlab.algorithms.detection.mask_rcnn import MaskHead, MaskRCNN
+from openlab.layers.norm import FrozenBatchNorm2d
 from openlab.backbones.resnet import ResNet
 from openlab.data.preprocessors import ImagePreprocessor
 from openlab.engine.hooks.freeze import FreezeHook
@@ -24,7 +25,7 @@ model = dict(
         type=ImagePreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
         pad_divisor=32),
     backbone=dict(type=ResNet, depth=50, out_stages=(2, 3, 4, 5),
-                  norm=dict(type='torchvision.ops.FrozenBatchNorm2d')),
+                  norm=dict(type=FrozenBatchNorm2d)),
     neck=dict(type=FPN, out_channels=256, extra='pool'),
     rpn_head=dict(type=RPNHead),
     box_head=dict(type=BoxHead, num_classes=num_classes),

@@ -17,6 +17,7 @@ from openlab.algorithms.segmentation.mask2former import (
     Mask2FormerHead,
     PixelDecoder,
 )
+from openlab.layers.norm import FrozenBatchNorm2d
 from openlab.backbones.resnet import ResNet
 from openlab.data.preprocessors import ImagePreprocessor
 from openlab.engine.loops import EpochTrainLoop
@@ -32,7 +33,7 @@ model = dict(
         type=ImagePreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
         pad_divisor=32),
     backbone=dict(type=ResNet, depth=50, out_stages=(2, 3, 4, 5),
-                  norm=dict(type='torchvision.ops.FrozenBatchNorm2d')),
+                  norm=dict(type=FrozenBatchNorm2d)),
     pixel_decoder=dict(type=PixelDecoder),
     head=dict(type=Mask2FormerHead, num_classes=num_classes, task='instance'))
 

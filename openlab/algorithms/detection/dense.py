@@ -6,8 +6,10 @@ B batch · S shapes at one place · H, W size of a map
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from openlab.algorithms.base import Algorithm
@@ -74,7 +76,15 @@ def make_tower(channels: int, num_convs: int, norm_groups: int | None = None) ->
     return tower
 
 
-def flatten_level(x: Tensor, size: int) -> Tensor:
-    """(B, S size, H, W) to (B, H W S, size): place by place, as anchors are ordered."""
-    B, _, H, W = x.shape
-    return x.view(B, -1, size, H, W).permute(0, 3, 4, 1, 2).reshape(B, -1, size)
+def flatten_levels(maps: Sequence[Tensor], size: int) -> Tensor:
+    """Maps (B, S size, H, W) of all levels as (B, A, size): place by place, as anchors are ordered.
+
+    A is the sum of H W S over the levels.
+    """
+    rows = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+    return rows.view(len(rows), -1, size)
+
+
+def level_sizes(maps: Sequence[Tensor], size: int) -> tuple[int, ...]:
+    """How many places or anchors each level adds to ``flatten_levels``."""
+    return tuple(x[0].numel() // size for x in maps)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
 from openlab.algorithms.base import Algorithm, Mode
-from openlab.algorithms.detection.dense import flatten_level
+from openlab.algorithms.detection.dense import flatten_levels, level_sizes
 from openlab.layers.roi import PyramidRoIAlign, to_rois
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -192,12 +192,12 @@ class RPNHead(nn.Module):
         """Score and move every anchor of every level."""
         logits, deltas = [], []
         for x in feats:
-            hidden = F.relu(self.conv(x))
-            logits.append(flatten_level(self.score_out(hidden), 1).squeeze(-1))
-            deltas.append(flatten_level(self.box_out(hidden), 4))
+            hidden = F.relu_(self.conv(x))
+            logits.append(self.score_out(hidden))
+            deltas.append(self.box_out(hidden))
         return RPNOutputs(
-            torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(self.anchors(feats, image_size)),
-            tuple(x.shape[1] for x in logits), image_size,
+            flatten_levels(logits, 1).squeeze(-1), flatten_levels(deltas, 4),
+            torch.cat(self.anchors(feats, image_size)), level_sizes(logits, 1), image_size,
         )  # fmt: skip
 
     def loss(self, outputs: RPNOutputs, samples: list[DataSample]) -> dict[str, Tensor]:
@@ -317,7 +317,7 @@ class BoxHead(nn.Module):
             image_size: (H, W) of the padded input.
         """
         x = self.pool(feats, rois, image_size).flatten(1)
-        x = F.relu(self.fc2(F.relu(self.fc1(x))))
+        x = F.relu_(self.fc2(F.relu_(self.fc1(x))))
         return BoxOutputs(self.cls_out(x), self.box_out(x).view(-1, self.num_classes, 4))
 
     def draw(self, proposals: Sequence[Tensor], samples: list[DataSample]) -> list[RegionTargets]:

@@ -28,8 +28,9 @@ from torchvision.ops import generalized_box_iou_loss
 
 from openlab.algorithms.detection.dense import (
     DenseDetector,
-    flatten_level,
+    flatten_levels,
     init_dense_head,
+    level_sizes,
     make_tower,
 )
 from openlab.losses.focal import FocalLoss
@@ -138,15 +139,16 @@ class FCOSHead(nn.Module):
         logits, distances, centerness, points, strides = [], [], [], [], []
         for x, stride in zip(feats, self.strides):
             box_features = self.box_tower(x)
-            logits.append(flatten_level(self.cls_out(self.cls_tower(x)), self.num_classes))
-            distances.append(flatten_level(F.relu(self.box_out(box_features)), 4))
-            centerness.append(flatten_level(self.centerness_out(box_features), 1).squeeze(-1))
+            logits.append(self.cls_out(self.cls_tower(x)))
+            distances.append(F.relu_(self.box_out(box_features)))
+            centerness.append(self.centerness_out(box_features))
             place = _places(x, image_size)
             points.append(place)
             strides.append(place.new_full((len(place),), float(stride)))
         return FCOSOutputs(
-            torch.cat(logits, 1), torch.cat(distances, 1), torch.cat(centerness, 1),
-            torch.cat(points), torch.cat(strides), tuple(len(p) for p in points), image_size,
+            flatten_levels(logits, self.num_classes), flatten_levels(distances, 4),
+            flatten_levels(centerness, 1).squeeze(-1), torch.cat(points), torch.cat(strides),
+            level_sizes(centerness, 1), image_size,
         )  # fmt: skip
 
     def loss(self, outputs: FCOSOutputs, samples: list[DataSample]) -> dict[str, Tensor]:
@@ -154,37 +156,31 @@ class FCOSHead(nn.Module):
 
         All are divided by the number of positive places in the batch, which is ``num_items``.
         """
-        matched = [self.match(outputs, truth_of(sample)[0]) for sample in samples]
-        num_pos = (torch.stack(matched) >= 0).sum()
-        totals = [
-            self._sums(outputs, image, m, sample)
-            for image, (m, sample) in enumerate(zip(matched, samples, strict=True))
-        ]
-        cls, box, centre = (torch.stack(t).sum() / num_pos.clamp(min=1) for t in zip(*totals))
-        return {
-            'loss_cls': cls, 'loss_box': box, 'loss_centerness': centre,
-            'num_items': num_pos.clamp(min=1),
-        }  # fmt: skip
+        truth = [truth_of(sample) for sample in samples]
+        matched = torch.stack([self.match(outputs, boxes) for boxes, _ in truth])
+        image, place = (matched >= 0).nonzero(as_tuple=True)
+        num_pos = max(len(place), 1)
+        # Number the objects through, so that one index finds that of a place in any image.
+        counts = matched.new_tensor([len(boxes) for boxes, _ in truth])
+        found = matched[image, place] + (counts.cumsum(0) - counts)[image]
+        goal_P = torch.cat([boxes for boxes, _ in truth])[found]
+        label_P = torch.cat([labels for _, labels in truth])[found]
 
-    def _sums(
-        self, outputs: FCOSOutputs, image: int, matched: Tensor, sample: DataSample
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, labels = truth_of(sample)
-        is_pos = matched >= 0
-        logits = outputs.logits[image]
-        target = torch.zeros_like(logits)
-        target[is_pos, labels[matched[is_pos]]] = 1
-        goal_P = boxes[matched[is_pos]]
-        points_P, strides_P = outputs.points[is_pos], outputs.strides[is_pos]
-        predicted_P = boxes_from_distances(outputs.distances[image][is_pos], points_P, strides_P)
-        centre_P = F.binary_cross_entropy_with_logits(
-            outputs.centerness[image][is_pos], centerness_of(points_P, goal_P), reduction='sum'
-        )
-        return (
-            self.cls_loss(logits, target),
-            generalized_box_iou_loss(predicted_P, goal_P, reduction='sum'),
-            centre_P,
-        )
+        target = torch.zeros_like(outputs.logits, dtype=torch.bool)
+        target[image, place, label_P] = True
+        points_P, strides_P = outputs.points[place], outputs.strides[place]
+        predicted_P = boxes_from_distances(outputs.distances[image, place], points_P, strides_P)
+        totals = {
+            'loss_cls': self.cls_loss(outputs.logits, target),
+            'loss_box': generalized_box_iou_loss(predicted_P, goal_P, reduction='sum'),
+            'loss_centerness': F.binary_cross_entropy_with_logits(
+                outputs.centerness[image, place], centerness_of(points_P, goal_P),
+                reduction='sum'),
+        }
+        return {
+            **{name: total / num_pos for name, total in totals.items()},
+            'num_items': torch.full((), num_pos, device=matched.device),
+        }
 
     def match(self, outputs: FCOSOutputs, boxes: Tensor) -> Tensor:
         """Which object each place is to find (section 3.2).

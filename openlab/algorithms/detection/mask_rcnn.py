@@ -104,18 +104,29 @@ class MaskHead(nn.Module):
             nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
             nn.init.zeros_(module.bias)
 
-    def forward(self, feats: Sequence[Tensor], rois: Tensor, image_size: Size) -> Tensor:
-        """Logits (R, K, M, M) of regions.
+    def forward(
+        self, feats: Sequence[Tensor], rois: Tensor, image_size: Size,
+        labels: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Logits (R, K, M, M) of regions, or (R, M, M), those of one class for each.
 
         Args:
             feats: levels of the pyramid, finest first.
             rois: index of the image and xyxy in pixels of the padded input, (R, 5).
             image_size: (H, W) of the padded input.
+            labels: class of each region, (R,), where the others are not wanted; K - 1 maps of K
+                are then not computed.
         """
         x = self.pool(feats, rois, image_size)
         for conv in self.convs:
-            x = F.relu(conv(x))
-        return self.mask_out(F.relu(self.enlarge(x)))
+            x = F.relu_(conv(x))
+        x = F.relu_(self.enlarge(x))
+        if labels is None:
+            return self.mask_out(x)
+        weight, bias = self.mask_out.weight.flatten(1)[labels], self.mask_out.bias
+        assert bias is not None
+        logits = torch.baddbmm(bias[labels][:, None, None], weight[:, None], x.flatten(2))
+        return logits.view(len(x), *x.shape[2:])
 
     def loss(
         self, logits: Tensor, targets: list[RegionTargets], samples: list[DataSample]
@@ -123,7 +134,7 @@ class MaskHead(nn.Module):
         """Binary cross entropy on the map of the true class.
 
         Args:
-            logits: for the regions of all images in a row.
+            logits: of the true class, (R, M, M), for the regions of all images in a row.
             targets: those regions, image by image; each has an object.
             samples: with the true masks.
         """
@@ -132,23 +143,20 @@ class MaskHead(nn.Module):
             rois = torch.cat([target.matched[:, None].to(target.boxes), target.boxes], dim=1)
             masks = masks_of(sample)[:, None].to(target.boxes)
             goals.append(roi_align(masks, rois, logits.shape[-1])[:, 0])
-        labels = torch.cat([t.labels for t in targets])
-        if not len(labels):
+        if not len(logits):
             return {'loss_mask': logits.sum() * 0}
-        chosen = logits[torch.arange(len(labels), device=labels.device), labels]
-        return {'loss_mask': F.binary_cross_entropy_with_logits(chosen, torch.cat(goals))}
+        return {'loss_mask': F.binary_cross_entropy_with_logits(logits, torch.cat(goals))}
 
     def predict(self, logits: Tensor, found: DataSample, image_size: Size) -> DataSample:
         """Add masks (N, H, W) to the detections in one image.
 
         Args:
-            logits: for each of the N boxes of ``found``, (N, K, M, M).
+            logits: for each of the N boxes of ``found``, (N, M, M).
             found: with ``boxes`` and ``labels``.
             image_size: (H, W) of the padded input.
         """
-        assert found.boxes is not None and found.labels is not None
-        index = torch.arange(len(found.labels), device=logits.device)
-        probs = logits[index, found.labels].float().sigmoid()
+        assert found.boxes is not None
+        probs = logits.float().sigmoid()
         pasted = paste_masks(probs, found.boxes, size_of(found, image_size))
         return replace(found, masks=pasted > self.threshold)
 
@@ -193,7 +201,8 @@ class MaskRCNN(FasterRCNN):
         """The losses of the box head, and of masks on the regions that have an object."""
         losses = super().region_losses(feats, targets, samples, image_size)
         positive = [RegionTargets(*(part[t.matched >= 0] for part in t)) for t in targets]
-        logits = self.mask_head(feats, to_rois([t.boxes for t in positive]), image_size)
+        labels = torch.cat([t.labels for t in positive])
+        logits = self.mask_head(feats, to_rois([t.boxes for t in positive]), image_size, labels)
         return losses | self.mask_head.loss(logits, positive, samples)
 
     def predict(self, outputs: FirstStage, samples: list[DataSample]) -> list[DataSample]:
@@ -201,7 +210,8 @@ class MaskRCNN(FasterRCNN):
         found = super().predict(outputs, samples)
         size = outputs.rpn.image_size
         boxes = [f.boxes for f in found if f.boxes is not None]
-        logits = self.mask_head(outputs.feats, to_rois(boxes), size)
+        labels = torch.cat([f.labels for f in found if f.labels is not None])
+        logits = self.mask_head(outputs.feats, to_rois(boxes), size, labels)
         parts = logits.split([len(f) for f in found])
         return [self.mask_head.predict(part, f, size) for part, f in zip(parts, found)]
 

@@ -15,6 +15,8 @@ B batch · A anchors in all levels · S shapes at one place · N objects in an i
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +25,9 @@ from torchvision.ops import box_iou
 
 from openlab.algorithms.detection.dense import (
     DenseDetector,
-    flatten_level,
+    flatten_levels,
     init_dense_head,
+    level_sizes,
     make_tower,
 )
 from openlab.losses.focal import FocalLoss
@@ -33,7 +36,7 @@ from openlab.structures.data_sample import DataSample
 from openlab.targets.anchors import AnchorGenerator
 from openlab.targets.box_coder import decode_boxes, encode_boxes
 from openlab.targets.matching import IGNORED, IoUAssigner
-from openlab.targets.nms import DetectionLimits, dense_detections, truth_of
+from openlab.targets.nms import DetectionLimits, dense_candidates, detections, truth_of
 from openlab.zoo.key_map import KeyMap
 
 
@@ -65,7 +68,8 @@ class RetinaHead(nn.Module):
         num_convs: convolutions of each tower before its last.
         anchors: generates the anchors; by default the paper's for P3 to P7.
         assigner: decides which anchor has to find which object.
-        cls_loss: sums over anchors and classes.
+        cls_loss: of logits, targets (both (B, A, K)) and the weight of each anchor, (B, A), the
+            weighted sum.
         limits: which candidates become detections.
     """
 
@@ -116,13 +120,13 @@ class RetinaHead(nn.Module):
             feats: the levels, finest first.
             image_size: (H, W) of the padded input.
         """
-        logits = [flatten_level(self.cls_out(self.cls_tower(x)), self.num_classes) for x in feats]
-        deltas = [flatten_level(self.box_out(self.box_tower(x)), 4) for x in feats]
+        logits = [self.cls_out(self.cls_tower(x)) for x in feats]
+        deltas = [self.box_out(self.box_tower(x)) for x in feats]
         return RetinaOutputs(
-            logits=torch.cat(logits, dim=1),
-            deltas=torch.cat(deltas, dim=1),
+            logits=flatten_levels(logits, self.num_classes),
+            deltas=flatten_levels(deltas, 4),
             anchors=torch.cat(self.anchors(feats, image_size)),
-            level_sizes=tuple(x.shape[1] for x in logits),
+            level_sizes=level_sizes(logits, self.num_classes),
             image_size=image_size,
         )
 
@@ -131,32 +135,35 @@ class RetinaHead(nn.Module):
 
         Each is normalised by the number of positive anchors of its image.
         """
-        cls_losses, box_losses = [], []
-        for logits, deltas, sample in zip(outputs.logits, outputs.deltas, samples, strict=True):
+        target = torch.zeros_like(outputs.logits, dtype=torch.bool)
+        weight = outputs.logits.new_zeros(target.shape[:2])
+        box_losses = []
+        for image, sample in enumerate(samples):
             boxes, labels = truth_of(sample)
             matched = self.assigner(box_iou(boxes, outputs.anchors))
-            is_pos, counts = matched >= 0, matched != IGNORED
-            num_pos = is_pos.sum().clamp(min=1)
-            target = torch.zeros_like(logits)
-            target[is_pos, labels[matched[is_pos]]] = 1
-            cls_losses.append(self.cls_loss(logits[counts], target[counts]) / num_pos)
-            goal = encode_boxes(boxes[matched[is_pos]], outputs.anchors[is_pos])
-            box_losses.append((deltas[is_pos] - goal).abs().sum() / num_pos)
+            positive = (matched >= 0).nonzero()[:, 0]
+            found = matched[positive]
+            target[image, positive, labels[found]] = True
+            weight[image] = (matched != IGNORED) / max(len(positive), 1)
+            goal = encode_boxes(boxes[found], outputs.anchors[positive])
+            distance = (outputs.deltas[image, positive] - goal).abs().sum()
+            box_losses.append(distance / max(len(positive), 1))
         return {
-            'loss_cls': torch.stack(cls_losses).mean(),
+            'loss_cls': self.cls_loss(outputs.logits, target, weight) / len(samples),
             'loss_box': torch.stack(box_losses).mean(),
         }
 
     def predict(self, outputs: RetinaOutputs, samples: list[DataSample]) -> list[DataSample]:
         """Best boxes of each image, in pixels of the network's input."""
-        return [
-            dense_detections(
-                logits.sigmoid(), decode_boxes(deltas, outputs.anchors), outputs.level_sizes,
-                sample, outputs.image_size, self.limits,
-            )
-            for logits, deltas, sample in zip(
-                outputs.logits, outputs.deltas, samples, strict=True)
-        ]  # fmt: skip
+        predictions = []
+        limits = replace(self.limits, score=_logit(self.limits.score))
+        for logits, deltas, sample in zip(outputs.logits, outputs.deltas, samples, strict=True):
+            # Only what is over the limit needs a probability, and a box.
+            scores, place, label = dense_candidates(logits, outputs.level_sizes, limits)
+            boxes = decode_boxes(deltas[place], outputs.anchors[place])
+            predictions.append(detections(
+                boxes, scores.sigmoid(), label, sample, outputs.image_size, self.limits))
+        return predictions
 
 
 @MODELS.register_module()
@@ -170,3 +177,8 @@ class RetinaNet(DenseDetector):
             signature=[r'^backbone\.body\.', r'^head\.classification_head\.'],
         ),
     )
+
+
+def _logit(prob: float) -> float:
+    """What the sigmoid turns into ``prob``."""
+    return math.log(prob / (1 - prob)) if 0 < prob < 1 else math.copysign(math.inf, prob - 0.5)

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openlab.algorithms.base import Algorithm
+from openlab.algorithms.base import Algorithm, Mode
+from openlab.losses.linear_cross_entropy import linear_cross_entropy
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
 
@@ -42,9 +43,19 @@ class CausalLMHead(nn.Module):
         self.proj = nn.Linear(in_channels, vocab_size, bias=False)
         nn.init.normal_(self.proj.weight, std=0.02)
 
-    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Last feature map, (B, T, D), to logits, (B, T, V)."""
-        return self.proj(feats[-1])
+    def forward(self, feats: tuple[Tensor, ...], targets: Tensor | None = None) -> Tensor:
+        """Last feature map, (B, T, D), to logits, (B, T, V).
+
+        With ``targets``, (B, T), to the sum of their negative log-likelihoods, (), in blocks:
+        the logits of a large vocabulary would take more memory than all else.
+        """
+        x = feats[-1]
+        if targets is None:
+            return self.proj(x)
+        if type(self.proj) is not nn.Linear:  # LoRA, for instance, adds to the product
+            return F.cross_entropy(self.proj(x).flatten(0, 1), targets.flatten(),
+                                   ignore_index=IGNORED, reduction='sum')
+        return linear_cross_entropy(x.flatten(0, 1), self.proj.weight, targets.flatten(), IGNORED)
 
     def loss(self, outputs: Tensor, samples: list[DataSample]) -> dict[str, Tensor]:
         """Mean negative log-likelihood over the targets that are not ignored."""
@@ -118,6 +129,17 @@ class CausalLM(Algorithm):
     def is_tied(self) -> bool:
         """Whether head and embedding are one matrix."""
         return self.head.proj.weight is self.backbone.embedding.weight
+
+    def forward(
+        self, inputs: Tensor, samples: list[DataSample] | None = None, mode: Mode = 'tensor'
+    ) -> Any:
+        """As in ``Algorithm``; the loss is computed without holding all logits."""
+        if mode != 'loss' or samples is None:
+            return super().forward(inputs, samples, mode)
+        targets = stack_field(samples, 'target_tokens')
+        feats = self.backbone(inputs, document_ids=packed_documents(samples))
+        num_items = (targets != IGNORED).sum()
+        return {'loss': self.head(feats, targets) / num_items.clamp(min=1), 'num_items': num_items}
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Tokens, (B, T), to logits, (B, T, V)."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openlab.algorithms.base import Algorithm
+from openlab.algorithms.base import Algorithm, Mode
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
 
@@ -113,6 +113,12 @@ class LoRA(Algorithm):
             parent, _, child = name.rpartition('.')
             layer = LoRALinear(layers[name], rank, alpha, dropout)
             setattr(self.base.get_submodule(parent), child, layer)
+
+    def forward(
+        self, inputs: Any, samples: list[DataSample] | None = None, mode: Mode = 'tensor'
+    ) -> Any:
+        """That of the base algorithm."""
+        return self.base(inputs, samples, mode)
 
     def outputs(self, inputs: Any, samples: list[DataSample] | None = None) -> Any:
         """Those of the base algorithm."""

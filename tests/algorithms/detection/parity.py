@@ -41,3 +41,8 @@ def make_batch(height=96, width=128):
 
 def relative_error(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+def gradient_error(actual, expected):
+    """Distance over length: a ReLU whose input is zero but for rounding may be on for one only."""
+    return ((actual - expected).norm() / expected.norm()).item()

@@ -1,0 +1,233 @@
+"""Inference, training step and memory of our backbones, against torchvision's and timm's.
+
+The families are those of ``configs/classification``; the peer of a family is the published network
+that ``model_zoo/checks.json`` proves to give the same numbers, of several the smallest. So a family
+enters by the proof that its key map is right, without an edit here. Both sides hold the same
+weights (ours read through the key map), and their logits are compared first.
+
+* Inference: one image (of the size that the network asks for, else 160 pixels).
+* A training step: two images; forward, cross entropy, backward, one step of SGD.
+* Memory: the most that tensors take during either beyond what is there before it, from torch's own
+  record of every allocation.
+
+The limits are on the median family, and on the worst one, for each of the three. Compiling takes
+minutes on a CPU, so that ``--compiled`` names the families for which both sides are measured
+compiled as well; by default those below, ``--compiled all`` takes all. One thread each, turn by
+turn, in seconds of CPU: other programs on the machine disturb that least.
+
+    python benchmarks/backbones.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks._common import Report, interleaved, peak_memory
+from openlab.config import load_config
+from openlab.config.build import build
+from openlab.engine.loading import load_weights
+from openlab.zoo import index
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+COMPILED = ('resnet', 'mobilenet_v2')
+SIZE, BATCH = 160, 2
+FIXED_SIZE = re.compile('vit|deit|beit|eva|swin|mixer|twins|cait|xcit|levit')
+MEDIAN, WORST = 1.0, 1.05
+
+
+def proven() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Smallest published network of each family with equal numbers: its name and the record."""
+    best: dict[str, tuple[int, str, dict[str, Any]]] = {}
+    for name, record in index.checks().items():
+        parts = record['config'].split('/')
+        if parts[0] != 'classification' or 'outputs' not in record['proof'] or not index.has(name):
+            continue
+        params = index.entry(name).get('params') or sys.maxsize
+        if parts[1] not in best or (params, name) < best[parts[1]][:2]:
+            best[parts[1]] = params, name, record
+    return {family: (name, record) for family, (_, name, record) in sorted(best.items())}
+
+
+def make_peer(name: str) -> nn.Module:
+    """The published network with weights that leave no branch out."""
+    entry = index.entry(name)
+    source, architecture = name.split('/')[0], entry['architecture']
+    classes = entry.get('num_classes', 1000)
+    torch.manual_seed(0)
+    peer: nn.Module
+    if source == 'timm':
+        import timm
+
+        peer = timm.create_model(architecture, num_classes=classes)
+    else:
+        from torchvision import models
+
+        peer = models.get_model(architecture, weights=None, num_classes=classes)
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            if parameter.ndim <= 1:
+                parameter.uniform_(0.5, 1.0)
+    return peer
+
+
+def make_ours(record: dict[str, Any], peer: nn.Module) -> Any:
+    """Ours with the weights of the peer; what only training recipes set is left out."""
+    cfg = load_config(CONFIGS / record['config'], list(record.get('overrides', ())))
+    plain = cfg.to_plain()['model']
+    plain.pop('preprocessor', None)
+    plain['backbone'].pop('drop_path', None)
+    ours = build(plain, path='model')
+    report = load_weights(ours, peer.state_dict())
+    if not report.complete:
+        raise RuntimeError(f'{record["config"]}: the weights do not fit: {report}')
+    return ours
+
+
+def image_size(name: str) -> int:
+    """Pixels: those that a network asks for, if it takes no others."""
+    entry = index.entry(name)
+    if not FIXED_SIZE.search(entry['architecture']):
+        return SIZE
+    return int((entry.get('preprocessing') or {}).get('crop', 224))
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Both sides without random numbers, which they would draw in different places."""
+    for module in model.modules():
+        for rate in ('p', 'prob', 'drop_prob', 'drop_rate'):
+            if isinstance(getattr(module, rate, None), float) and 'Drop' in type(module).__name__:
+                setattr(module, rate, 0.0)
+    return model
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Of networks with several outputs, the first."""
+    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def inference(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """Logits of one image, as a function."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        model(images)
+
+    return run
+
+
+def train_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """One step of SGD, as a function."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+
+    def step() -> None:
+        loss = F.cross_entropy(logits_of(model(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def compare(report: Report, family: str, name: str, record: dict[str, Any], turns: int,
+            compiled: bool) -> dict[str, float]:
+    """Ratios of ours to the peer by what is measured."""
+    sides = {'peer': without_dropout(make_peer(name))}
+    sides['openlab'] = without_dropout(make_ours(record, sides['peer']))
+    size = image_size(name)
+    torch.manual_seed(1)
+    images, labels = torch.randn(BATCH, 3, size, size), torch.randint(10, (BATCH,))
+    with torch.inference_mode():
+        mine, other = (logits_of(sides[k].eval()(images)) for k in ('openlab', 'peer'))
+    gap = ((mine - other).abs().max() / other.abs().max()).item()
+    if not gap < 1e-3:
+        raise RuntimeError(f'{family}: the logits of {name} differ by {gap:.2g}')
+    run = {k: torch.compile(m, dynamic=False) for k, m in sides.items()} if compiled else sides
+    kind = 'compiled' if compiled else 'eager'
+    ratios = {}
+    for phase in ('infer', 'train'):
+        is_training = phase == 'train'
+        for model in sides.values():
+            model.train(is_training)
+        calls = {k: train_step(m, images, labels) if is_training else inference(m, images[:1])
+                 for k, m in run.items()}
+        for call in calls.values():
+            call()
+        memory = {k: peak_memory(call) for k, call in calls.items()}
+        num = turns if is_training else 2 * turns
+        times = interleaved(calls, turns=num, clock=time.process_time)
+        for side, timing in times.items():
+            report.measured(f'{family} {kind} {phase} {side}', timing.median * 1e3, 'ms',
+                            f'{memory[side] / 2**20:.1f} MiB'
+                            + (f', {name}' if side == 'peer' else ''))
+        ratios[phase] = times['openlab'].median / times['peer'].median
+        ratios[f'memory_{phase}'] = memory['openlab'] / memory['peer']
+    print(f'  {family} {kind}: '
+          + ', '.join(f'{what} {value:.3f}' for what, value in ratios.items()), flush=True)
+    return ratios
+
+
+def limit(report: Report, kind: str, ratios: dict[str, dict[str, float]]) -> None:
+    """Promise the median and the worst family of each measurement."""
+    for what in next(iter(ratios.values())):
+        values = {family: found[what] for family, found in ratios.items()}
+        worst = max(values, key=lambda family: values[family])
+        report.at_most(f'{kind}_{what}_median', statistics.median(values.values()), MEDIAN)
+        report.at_most(f'{kind}_{what}_worst_{worst}', values[worst], WORST)
+
+
+def chosen(parser: argparse.ArgumentParser, names: Sequence[str], known: Sequence[str],
+           default: Sequence[str]) -> list[str]:
+    """The named families; 'all', or nothing said, where that is meant."""
+    if list(names) == ['all']:
+        return list(known)
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        parser.error(f'{", ".join(unknown)}: no such family; there are {", ".join(known)}')
+    return list(names) if names else [family for family in default if family in known]
+
+
+def main() -> int:
+    """Compare all families, or the named ones."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser.add_argument('names', nargs='*', help='families, by default all')
+    parser.add_argument('--turns', type=int, default=5, help='of training; twice as many others')
+    parser.add_argument('--compiled', nargs='*', default=None, metavar='FAMILY',
+                        help=f'families to compile, or all; by default {", ".join(COMPILED)}')
+    args = parser.parse_args()
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    peers = proven()
+    families = chosen(parser, args.names, list(peers), list(peers))
+    to_compile = chosen(parser, args.compiled or (), list(peers), COMPILED)
+    if args.compiled is None and args.names:
+        to_compile = []
+    report = Report(f'backbones: one image forward, {BATCH} to train, one thread')
+    for kind, wanted in (('eager', families), ('compiled', to_compile)):
+        ratios = {}
+        for family in wanted:
+            ratios[family] = compare(report, family, *peers[family], args.turns,
+                                     kind == 'compiled')
+            torch._dynamo.reset()
+        if ratios:
+            limit(report, kind, ratios)
+    return report.finish()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
