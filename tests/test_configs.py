@@ -63,6 +63,12 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'width': 0.25},
     'Res2Net': lambda cfg: {
         'depth': 50, 'num_blocks': (1, 1, 1, 1), 'base_channels': 8, 'slice_width': 4},
+    'ResNeSt': lambda cfg: {
+        'num_blocks': (1, 1, 1, 1), 'base_channels': 8, 'stem_channels': 8,
+        **({'groups': 2, 'width_per_group': 32} if 'groups' in cfg else {})},
+    'HRNet': lambda cfg: {'base_channels': 4, 'bottleneck_width': 4, 'num_modules': (1, 1, 1),
+                          'num_bottlenecks': 1, 'num_blocks': 1},
+    'HRMerge': lambda cfg: {'widths': (4, 4, 8, 8), 'out_channels': 32},
     'PoolFormer': lambda cfg: {
         'size': 's12', 'num_blocks': (1, 1, 1, 1), 'channels': (8, 16, 24, 32),
         'drop_path': 0.0},
