@@ -69,6 +69,10 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'HRNet': lambda cfg: {'base_channels': 4, 'bottleneck_width': 4, 'num_modules': (1, 1, 1),
                           'num_bottlenecks': 1, 'num_blocks': 1},
     'HRMerge': lambda cfg: {'widths': (4, 4, 8, 8), 'out_channels': 32},
+    'DarkNet': lambda cfg: {'num_blocks': (1, 1, 1, 1, 1), 'base_channels': 4},
+    'CSPNet': lambda cfg: {
+        'num_blocks': (1,) * (5 if cfg['size'] == 'darknet53' else 4),
+        'width': 0.25 if cfg['size'] == 'resnext50' else 0.125},
     'PoolFormer': lambda cfg: {
         'size': 's12', 'num_blocks': (1, 1, 1, 1), 'channels': (8, 16, 24, 32),
         'drop_path': 0.0},
