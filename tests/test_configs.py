@@ -73,6 +73,9 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'CSPNet': lambda cfg: {
         'num_blocks': (1,) * (5 if cfg['size'] == 'darknet53' else 4),
         'width': 0.25 if cfg['size'] == 'resnext50' else 0.125},
+    'MobileNetV4': lambda cfg: {
+        'width': 0.25, 'drop_path': 0.0,
+        'num_blocks': (1, 1, 5 if 'hybrid' in cfg['size'] else 1, 1)},
     'PoolFormer': lambda cfg: {
         'size': 's12', 'num_blocks': (1, 1, 1, 1), 'channels': (8, 16, 24, 32),
         'drop_path': 0.0},
@@ -123,7 +126,9 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 # At SIZE the last map is one pixel, whose local mean is itself, so that mixing does nothing there.
 # tests/backbones/test_poolformer.py compares these gradients with those of timm on larger maps.
-CONSTANT_AT_ONE_PIXEL = {'PoolFormer': r'^backbone\.stages\.3\.0\.(scale1$|norm1\.)'}
+# Likewise, attention over one key does not depend on queries and keys.
+CONSTANT_AT_ONE_PIXEL = {'PoolFormer': r'^backbone\.stages\.3\.0\.(scale1$|norm1\.)',
+                         'MobileNetV4': r'^backbone\..*\.(query|key)\.'}
 
 
 @dataclass
