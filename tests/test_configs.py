@@ -78,6 +78,7 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'num_blocks': (1, 1, 5 if 'hybrid' in cfg['size'] else 1, 1)},
     'VAN': lambda cfg: {
         'size': 'b0', 'channels': (8, 16, 24, 32), 'num_blocks': (1, 1, 1, 1), 'drop_path': 0.0},
+    'InceptionV3': lambda cfg: {'width': 0.0625, 'with_padding': True},
     'PoolFormer': lambda cfg: {
         'size': 's12', 'num_blocks': (1, 1, 1, 1), 'channels': (8, 16, 24, 32),
         'drop_path': 0.0},

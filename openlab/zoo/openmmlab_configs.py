@@ -164,6 +164,17 @@ CLASSIFIERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/res2net(\d+)-w(\d+)-s(\d)_', 'res2net/res2net50_26w_4s_100e_imagenet',
                     [r'model.backbone.depth=\1', r'model.backbone.slice_width=\2',
                      r'model.backbone.num_slices=\3']),
+    PublishedConfig(r'/hrnet-(w\d+)_', 'hrnet/hrnet_w18_100e_imagenet',
+                    [r"model.backbone.size='\1'", 'model.neck.bias=False']),
+    PublishedConfig(r'/resnest(\d+)_', 'resnest/resnest50_270e_imagenet',
+                    [r'model.backbone.depth=\1']),
+    PublishedConfig(r'/csp(resnet|resnext)50_', r'cspnet/csp\g<1>50_100e_imagenet'),
+    # Its name says 50, but the network has 53 layers.
+    PublishedConfig(r'/cspdarknet50_', 'cspnet/cspdarknet53_100e_imagenet'),
+    *(PublishedConfig(rf'/van-{theirs}_', f'van/van_{ours}_300e_imagenet')
+      for theirs, ours in zip(('tiny', 'small', 'base', 'large', 'b4', 'b5', 'b6'),
+                              ('b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6'))),
+    PublishedConfig(r'/inception-v3_', 'inception_v3/inception_v3_100e_imagenet'),
     PublishedConfig(r'/poolformer-([sm]\d\d)_', 'poolformer/poolformer_s12_300e_imagenet',
                     [r"model.backbone.size='\1'"]),
     PublishedConfig(r'/convnext-([a-z]+)_.*in21k', 'convnext/convnext_tiny_300e_imagenet',
