@@ -32,6 +32,9 @@ class PublishedConfig:
         return [found.expand(change) for change in self.changes] if found else []
 
 
+# What these networks are built with there, which names and shapes do not tell.
+_EPS = "model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}"
+_SAME = "model.backbone.padding='same'"
 _CIFAR10 = 'model.head.num_classes=10'
 _IN21K = 'model.head.num_classes=21841'
 _RESNET = 'resnet/resnet50_100e_imagenet'
@@ -141,14 +144,16 @@ CLASSIFIERS: tuple[PublishedConfig, ...] = (
                     [r'model.backbone.depth=\1']),
     PublishedConfig(r'/mobilenet-v2_', 'mobilenet_v2/mobilenet_v2_150e_imagenet'),
     PublishedConfig(r'/efficientnet-(\w\w)_', 'efficientnet/efficientnet_b0_350e_imagenet',
-                    [r"model.backbone.size='\1'"]),
+                    [r"model.backbone.size='\1'", _EPS, _SAME]),
     PublishedConfig(r'/efficientnetv2-(s|m|l|xl)_.*in21k',
                     'efficientnet/efficientnet_b0_350e_imagenet',
-                    [r"model.backbone.size='v2_\1'", 'model.head.num_classes=21843']),
+                    [r"model.backbone.size='v2_\1'", 'model.head.num_classes=21843', _EPS,
+                     _SAME]),
     PublishedConfig(r'/efficientnetv2-(b\d|s|m|l|xl)_',
                     'efficientnet/efficientnet_b0_350e_imagenet',
-                    [r"model.backbone.size='v2_\1'"]),
-    PublishedConfig(r'/mobilenet-v3-(large|small)_', r'mobilenet_v3/mobilenet_v3_\1_300e_imagenet'),
+                    [r"model.backbone.size='v2_\1'", _EPS, _SAME]),
+    PublishedConfig(r'/mobilenet-v3-(large|small)_', r'mobilenet_v3/mobilenet_v3_\1_300e_imagenet',
+                    [_EPS]),
     PublishedConfig(r'/mobilenet-v3-small-(\d)(\d\d)_',
                     'mobilenet_v3/mobilenet_v3_small_300e_imagenet',
                     [r'model.backbone.width=\1.\2', "model.backbone.scaling='ratio'"]),
