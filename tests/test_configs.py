@@ -63,6 +63,22 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         'width': 0.25},
     'Res2Net': lambda cfg: {
         'depth': 50, 'num_blocks': (1, 1, 1, 1), 'base_channels': 8, 'slice_width': 4},
+    'ResNeSt': lambda cfg: {
+        'num_blocks': (1, 1, 1, 1), 'base_channels': 8, 'stem_channels': 8,
+        **({'groups': 2, 'width_per_group': 32} if 'groups' in cfg else {})},
+    'HRNet': lambda cfg: {'base_channels': 4, 'bottleneck_width': 4, 'num_modules': (1, 1, 1),
+                          'num_bottlenecks': 1, 'num_blocks': 1},
+    'HRMerge': lambda cfg: {'widths': (4, 4, 8, 8), 'out_channels': 32},
+    'DarkNet': lambda cfg: {'num_blocks': (1, 1, 1, 1, 1), 'base_channels': 4},
+    'CSPNet': lambda cfg: {
+        'num_blocks': (1,) * (5 if cfg['size'] == 'darknet53' else 4),
+        'width': 0.25 if cfg['size'] == 'resnext50' else 0.125},
+    'MobileNetV4': lambda cfg: {
+        'width': 0.25, 'drop_path': 0.0,
+        'num_blocks': (1, 1, 5 if 'hybrid' in cfg['size'] else 1, 1)},
+    'VAN': lambda cfg: {
+        'size': 'b0', 'channels': (8, 16, 24, 32), 'num_blocks': (1, 1, 1, 1), 'drop_path': 0.0},
+    'InceptionV3': lambda cfg: {'width': 0.0625, 'with_padding': True},
     'PoolFormer': lambda cfg: {
         'size': 's12', 'num_blocks': (1, 1, 1, 1), 'channels': (8, 16, 24, 32),
         'drop_path': 0.0},
@@ -148,6 +164,8 @@ CONSTANT = {
     ('PoolFormer', None): r'^backbone\.stages\.3\.0\.(scale1$|norm1\.)',
     ('EfficientFormer', None):
         r'^backbone\.stages\.3\.blocks\.(0\.scale1$|2\.attn\.bias\.table$)',
+    # Attention over one key does not depend on queries and keys.
+    ('MobileNetV4', None): r'^backbone\..*\.(query|key)\.',
     ('MViT', 'class_token'):
         r'^backbone\.blocks\.2\.attn\.(pool_q\.conv\.|(row|column)_offsets$)'}
 

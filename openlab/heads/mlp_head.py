@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from openlab.heads.linear_head import LinearHead
 from openlab.layers.act import make_act
+from openlab.layers.norm import make_norm
 from openlab.losses.base import ClassificationLoss
 from openlab.registry import MODELS
 
@@ -31,6 +32,8 @@ class MLPHead(LinearHead):
         dropout: probability to drop an output of a hidden layer in training.
         loss: compares logits with targets; by default cross entropy.
         init_std: deviation of the first weights.
+        norm: normalise what a hidden layer gives, before its activation, see ``make_norm``
+            (MobileNetV4: ``torch.nn.BatchNorm1d``); hidden layers then have no bias.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class MLPHead(LinearHead):
         dropout: float = 0.0,
         loss: ClassificationLoss | None = None,
         init_std: float = 0.01,
+        norm: dict[str, Any] | None = None,
     ):
         if in_channels is None:
             raise ValueError('MLPHead needs in_channels: nothing feeds it that has out_channels')
@@ -52,12 +56,15 @@ class MLPHead(LinearHead):
         super().__init__(num_classes, hidden_channels[-1], None, dropout, loss, init_std)
         self.grid = grid
         inputs = [in_channels * grid**2, *hidden_channels[:-1]]
-        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(inputs, hidden_channels))
+        self.hidden = nn.ModuleList(
+            nn.Linear(i, o, bias=norm is None) for i, o in zip(inputs, hidden_channels))
+        self.norms = nn.ModuleList(
+            nn.Identity() if norm is None else make_norm(o, norm) for o in hidden_channels)
         self.act = make_act(act)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Logits (B, K) from the last of ``feats``, (B, C, H, W)."""
         x = F.adaptive_avg_pool2d(feats[-1], self.grid).flatten(1)
-        for layer in self.hidden:
-            x = self.dropout(self.act(layer(x)))
+        for layer, norm in zip(self.hidden, self.norms):
+            x = self.dropout(self.act(norm(layer(x))))
         return self.fc(x)

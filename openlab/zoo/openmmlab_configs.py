@@ -32,6 +32,9 @@ class PublishedConfig:
         return [found.expand(change) for change in self.changes] if found else []
 
 
+# What these networks are built with there, which names and shapes do not tell.
+_EPS = "model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}"
+_SAME = "model.backbone.padding='same'"
 _CIFAR10 = 'model.head.num_classes=10'
 _IN21K = 'model.head.num_classes=21841'
 _RESNET = 'resnet/resnet50_100e_imagenet'
@@ -150,14 +153,16 @@ CLASSIFIERS: tuple[PublishedConfig, ...] = (
                     [r'model.backbone.depth=\1']),
     PublishedConfig(r'/mobilenet-v2_', 'mobilenet_v2/mobilenet_v2_150e_imagenet'),
     PublishedConfig(r'/efficientnet-(\w\w)_', 'efficientnet/efficientnet_b0_350e_imagenet',
-                    [r"model.backbone.size='\1'"]),
+                    [r"model.backbone.size='\1'", _EPS, _SAME]),
     PublishedConfig(r'/efficientnetv2-(s|m|l|xl)_.*in21k',
                     'efficientnet/efficientnet_b0_350e_imagenet',
-                    [r"model.backbone.size='v2_\1'", 'model.head.num_classes=21843']),
+                    [r"model.backbone.size='v2_\1'", 'model.head.num_classes=21843', _EPS,
+                     _SAME]),
     PublishedConfig(r'/efficientnetv2-(b\d|s|m|l|xl)_',
                     'efficientnet/efficientnet_b0_350e_imagenet',
-                    [r"model.backbone.size='v2_\1'"]),
-    PublishedConfig(r'/mobilenet-v3-(large|small)_', r'mobilenet_v3/mobilenet_v3_\1_300e_imagenet'),
+                    [r"model.backbone.size='v2_\1'", _EPS, _SAME]),
+    PublishedConfig(r'/mobilenet-v3-(large|small)_', r'mobilenet_v3/mobilenet_v3_\1_300e_imagenet',
+                    [_EPS]),
     PublishedConfig(r'/mobilenet-v3-small-(\d)(\d\d)_',
                     'mobilenet_v3/mobilenet_v3_small_300e_imagenet',
                     [r'model.backbone.width=\1.\2', "model.backbone.scaling='ratio'"]),
@@ -173,6 +178,17 @@ CLASSIFIERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/res2net(\d+)-w(\d+)-s(\d)_', 'res2net/res2net50_26w_4s_100e_imagenet',
                     [r'model.backbone.depth=\1', r'model.backbone.slice_width=\2',
                      r'model.backbone.num_slices=\3']),
+    PublishedConfig(r'/hrnet-(w\d+)_', 'hrnet/hrnet_w18_100e_imagenet',
+                    [r"model.backbone.size='\1'", 'model.neck.bias=False']),
+    PublishedConfig(r'/resnest(\d+)_', 'resnest/resnest50_270e_imagenet',
+                    [r'model.backbone.depth=\1']),
+    PublishedConfig(r'/csp(resnet|resnext)50_', r'cspnet/csp\g<1>50_100e_imagenet'),
+    # Its name says 50, but the network has 53 layers.
+    PublishedConfig(r'/cspdarknet50_', 'cspnet/cspdarknet53_100e_imagenet'),
+    *(PublishedConfig(rf'/van-{theirs}_', f'van/van_{ours}_300e_imagenet')
+      for theirs, ours in zip(('tiny', 'small', 'base', 'large', 'b4', 'b5', 'b6'),
+                              ('b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6'))),
+    PublishedConfig(r'/inception-v3_', 'inception_v3/inception_v3_100e_imagenet'),
     PublishedConfig(r'/poolformer-([sm]\d\d)_', 'poolformer/poolformer_s12_300e_imagenet',
                     [r"model.backbone.size='\1'"]),
     PublishedConfig(r'/convnext-([a-z]+)_.*in21k', 'convnext/convnext_tiny_300e_imagenet',

@@ -16,8 +16,13 @@ RELATIVE = 1e-4
 
 def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, size: int = 32,
                          num_classes: int = 7, train: bool = True,
-                         head: nn.Module | None = None, neck: nn.Module | None = None) -> None:
-    """Outputs in training and evaluation, parameter counts and all gradients are equal."""
+                         head: nn.Module | None = None, neck: nn.Module | None = None,
+                         batch: int = 2, elementwise: bool = True) -> None:
+    """Outputs in training and evaluation, parameter counts and all gradients are equal.
+
+    Outputs may differ by ``RELATIVE`` of each, or (not ``elementwise``) of the largest: logits near
+    zero that a head normalises over the batch are mostly rounding.
+    """
     torch.manual_seed(0)
     for p in peer.parameters():  # published inits hold zeros and ones, which would hide mistakes
         if p.ndim <= 1:
@@ -28,19 +33,26 @@ def assert_equal_to_peer(backbone: nn.Module, peer: nn.Module, key_map: KeyMap, 
     assert count(ours) == sum(p.numel() for p in named.values())
     ours.load_state_dict(loaded(key_map, peer.state_dict()))
 
-    images = torch.randn(2, 3, size, size)
+    images = torch.randn(batch, 3, size, size)
     for mode in (True, False) if train else (False,):
         ours.train(mode), peer.train(mode)
-        torch.testing.assert_close(ours(images), peer(images), rtol=RELATIVE, atol=1e-5)
+        if elementwise:
+            torch.testing.assert_close(ours(images), peer(images), rtol=RELATIVE, atol=1e-5)
+        else:
+            assert relative_error(ours(images), peer(images)) < RELATIVE
 
     # In double precision: gradients that are small sums of large terms are lost to rounding.
+    ours.load_state_dict(loaded(key_map, peer.state_dict()))  # statistics have seen rounding
     ours.double(), peer.double()
-    images, weight = images.double(), torch.randn(2, num_classes).double()
+    images, weight = images.double(), torch.randn(batch, num_classes).double()
     (ours(images) * weight).sum().backward()
     (peer(images) * weight).sum().backward()
     grads = loaded(key_map, {n: p.grad for n, p in peer.named_parameters()})
+    largest = max(g.abs().max().item() for g in grads.values())
     for name, parameter in ours.named_parameters():
-        assert relative_error(parameter.grad, grads[name]) < RELATIVE, name
+        # Some are zero by symmetry (biases of keys before a softmax): what is left is rounding.
+        error = relative_error(parameter.grad, grads[name], floor=1e-12 * largest)
+        assert error < RELATIVE, name
 
 
 def loaded(key_map: KeyMap, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -48,9 +60,9 @@ def loaded(key_map: KeyMap, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return key_map.apply_at('backbone.', state)
 
 
-def relative_error(value: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected value."""
-    scale = expected.abs().max().clamp(min=1e-12)
+def relative_error(value: Tensor, expected: Tensor, floor: float = 1e-12) -> float:
+    """Largest difference over the largest expected value, which counts as ``floor`` at least."""
+    scale = expected.abs().max().clamp(min=floor)
     return ((value - expected).abs().max() / scale).item()
 
 

@@ -24,3 +24,13 @@ def test_a_head_without_hidden_layers_or_channels_is_refused():
         MLPHead(3, (), in_channels=2)
     with pytest.raises(ValueError, match='needs in_channels'):
         MLPHead(3, (4,))
+
+
+def test_a_normalised_head_normalises_before_the_activation():
+    torch.manual_seed(0)
+    head = MLPHead(3, (6,), in_channels=2, norm={'type': torch.nn.BatchNorm1d})
+    x = torch.randn(8, 2, 3, 3)
+    hidden = x.mean((2, 3)) @ head.hidden[0].weight.T
+    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(head([x]), hidden.relu() @ head.fc.weight.T + head.fc.bias)
+    assert head.hidden[0].bias is None
