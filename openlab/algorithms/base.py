@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -19,7 +19,13 @@ class Algorithm(nn.Module, ABC):
         preprocessor: module that the engine calls as ``preprocessor(batch, training)`` to
             normalise, pad and move a collated batch; it returns ``{'inputs': ..., 'samples':
             ...}``. ``None`` where the batch is ready as it comes.
+
+    Attributes:
+        needs_maps: whether the backbone has to give feature maps of certain strides; a
+            classifier takes whatever it is that a network gives.
     """
+
+    needs_maps: ClassVar[bool] = True
 
     def __init__(self, preprocessor: nn.Module | None = None):
         super().__init__()

@@ -28,6 +28,7 @@ class ImageClassifier(Algorithm):
         preprocessor: see ``Algorithm``.
     """
 
+    needs_maps = False
     weights = (
         KeyMap(
             'openmmlab',
