@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -51,6 +52,20 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def outputs(self, inputs: Any, samples: list[DataSample] | None = None) -> Any:
         """Run the network: inputs to raw outputs."""
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> Any:
+        """Run what follows the backbone; ``outputs`` is this on the backbone's maps.
+
+        Algorithms that offer it can share a backbone with others (``MultiTask``).
+
+        Args:
+            feats: maps of the backbone, finest first.
+            inputs: the images (B, 3, H, W) that they are of.
+            samples: as in ``forward``.
+        """
+        raise NotImplementedError(f'{type(self).__name__} cannot share a backbone: it has no '
+                                  'outputs_of_maps')
 
     @abstractmethod
     def loss(self, outputs: Any, samples: list[DataSample]) -> dict[str, Tensor]:

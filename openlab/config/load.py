@@ -199,9 +199,10 @@ class _Overriding:
         swap = swap_part(self.values, edit)
         if swap is None:
             return (edit,)
-        self.notes += swap.notes
-        set_by_hand = {e.name for e in self.edits if e.name != 'model'}
-        return tuple(e for e in swap.edits if e.name not in set_by_hand)
+        set_by_hand = {e.name for e in self.edits}
+        further = [(e, note) for e, note in swap.further if e.name not in set_by_hand]
+        self.notes += [note for _, note in further]
+        return swap.edit, *(e for e, _ in further)
 
     def wanted(self) -> dict[Path, dict[str, Any]]:
         names = {e.name for e in self.edits if e.name in self.values} & self.result.reads

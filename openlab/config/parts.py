@@ -13,7 +13,6 @@ import importlib.util
 import inspect
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -201,9 +200,8 @@ def _by_size(key: str, by_key: Mapping[str, str]) -> ConfigDict | None:
             for size in sizes:
                 if key == _key(f'{name}{size}'):
                     return ConfigDict({'type': LazyName(f'{entry.module}.{name}'), argument: size})
-    relatives = sorted(by_key, key=lambda k: -len(os.path.commonprefix((k, key))))
-    for relative in relatives[:4]:
-        if len(os.path.commonprefix((relative, key))) < 3:
+    for relative in sorted(by_key, key=lambda k: -_common_start(k, key))[:4]:
+        if _common_start(relative, key) < 3:
             break
         cfg = _backbone_of(by_key[relative])
         if cfg is None:
@@ -260,6 +258,10 @@ def _near(name: str, kind: str) -> list[str]:
 def _examples(kind: str) -> list[str]:
     names = [n for n, e in sorted(MODELS.entries().items()) if kind_of(e.module, n) == kind]
     return ['ResNet-50', 'ConvNeXt-T', *names[:1]] if kind == 'backbone' else names[:4]
+
+
+def _common_start(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _key(name: str) -> str:

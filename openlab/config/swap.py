@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -28,12 +28,12 @@ from openlab.config.nodes import ConfigDict, LazyName, clone
 from openlab.config.override import Override
 from openlab.config.parts import find_part, kind_at
 from openlab.config.resolve import without_draws
-from openlab.config.typecheck import expected_classes, fits, is_component, options
+from openlab.config.typecheck import PLAIN, expected_classes, fits, is_component, options
 from openlab.registry import MODELS, UnknownComponentError, import_custom
 
 SHELL = LazyName('openlab.backbones.dense.DenseBackbone')
 PYRAMID = LazyName('openlab.necks.simple_pyramid.SimplePyramid')
-ODD = (83, 107)
+ODD = (203, 267)
 """An image size in pixels that no network was made for."""
 # What a part says about those around it and not about itself, so that its successor keeps it.
 _INTERFACE = ('num_classes', 'out_channels', 'extra', 'extra_from', 'ignore_index')
@@ -44,12 +44,12 @@ class Swap:
     """What becomes of one edit.
 
     Attributes:
-        edits: the edit with its component, and what else has to change.
-        notes: the reasons of the further changes.
+        edit: the same with a component as its value.
+        further: what else has to change, each with the reason.
     """
 
-    edits: tuple[Override, ...]
-    notes: tuple[str, ...] = ()
+    edit: Override
+    further: tuple[tuple[Override, str], ...] = ()
 
 
 def swap_part(values: ConfigDict, edit: Override) -> Swap | None:
@@ -86,13 +86,12 @@ def swap_part(values: ConfigDict, edit: Override) -> Swap | None:
     if kind == 'neck':
         new = _fit_neck(new, old, parent)
     if kind != 'backbone' or old is None:
-        return Swap((replace(edit, value=new),))
+        return Swap(replace(edit, value=new))
     carry = ('in_channels', *(('norm',) if part.weights else ()))
     new = _carried(new, old, carry)
     if getattr(owner, 'needs_maps', True):
         new = fit_backbone(new, old, edit.text)
-    further, notes = _leave_behind(values, part.weights, edit)
-    return Swap((replace(edit, value=new), *further), notes)
+    return Swap(replace(edit, value=new), tuple(_leave_behind(values, part.weights, edit)))
 
 
 def fit_backbone(new: ConfigDict, old: Mapping[str, Any], where: str = '') -> ConfigDict:
@@ -107,7 +106,7 @@ def fit_backbone(new: ConfigDict, old: Mapping[str, Any], where: str = '') -> Co
         ConfigError: if one of them gives no feature maps.
     """
     before = _try(_giving_maps(old))
-    if before.error is not None:
+    if not before.strides:
         raise ConfigError(f'{where}: the present backbone cannot be tried: {before.error}')
     new = _giving_maps(new, drop=('out_stages',))
     plain = _try(new)
@@ -116,9 +115,9 @@ def fit_backbone(new: ConfigDict, old: Mapping[str, Any], where: str = '') -> Co
     if plain.is_staged:
         fitted = _by_stages(new, old, before)
         if fitted is not None:
-            return _in_shell(fitted)
+            return _in_shell(fitted, plain)
     if len(before.strides) == 1:
-        return _in_shell(new)
+        return _in_shell(new, plain)
     return _with_pyramid(new, plain, before.strides)
 
 
@@ -129,8 +128,8 @@ class _Trial:
     Attributes:
         strides: of its maps; empty if there were none.
         out_stages: its stages.
-        error: why it gave none, or not for this size of image.
-        window: side of the only images it takes; 0 if it takes any.
+        error: why it gave no maps of an image of a size that fits no stride.
+        window: side of the only images it takes; 0 if it takes others.
     """
 
     strides: tuple[int, ...] = ()
@@ -144,41 +143,58 @@ class _Trial:
         return bool(self.out_stages) and self.strides[-1] == 2**self.out_stages[-1]
 
 
-def _try(cfg: Mapping[str, Any], is_odd: bool = False) -> _Trial:
-    """Build a backbone without memory, and run it on an image; an odd size fits no stride."""
-    key = repr(cfg), is_odd
+def _build(cfg: Mapping[str, Any]) -> Any:
+    """A backbone without memory; the error as text if it cannot be built."""
+    import torch
+
+    key = repr(cfg)
+    if key not in _built:
+        try:
+            with torch.device('meta'), without_draws():
+                _built[key] = build(clone(cfg), MODELS, 'backbone').eval()
+        except (BuildError, UnknownComponentError) as error:
+            _built[key] = str(error)
+    return _built[key]
+
+
+def _try(cfg: Mapping[str, Any]) -> _Trial:
+    """Build a backbone without memory, and run it."""
+    key = repr(cfg)
     if key not in _trials:
-        _trials[key] = _run(cfg, is_odd)
+        _trials[key] = _run(cfg)
     return _trials[key]
 
 
-_trials: dict[tuple[str, bool], _Trial] = {}
-"""A config is evaluated several times over, and the same backbone is asked for several things."""
+# A config is evaluated several times over, and the same backbone is asked for several things.
+_built: dict[str, Any] = {}
+_trials: dict[str, _Trial] = {}
 
 
-def _run(cfg: Mapping[str, Any], is_odd: bool) -> _Trial:
+def _run(cfg: Mapping[str, Any]) -> _Trial:
     import torch
 
-    try:
-        with torch.device('meta'), without_draws():
-            model = build(clone(cfg), MODELS, 'backbone').eval()
-    except (BuildError, UnknownComponentError) as error:
-        return _Trial(error=str(error))
+    model = _build(cfg)
+    if isinstance(model, str):
+        return _Trial(error=model)
     own, stages = (tuple(getattr(model, name, ())) for name in ('strides', 'out_stages'))
-    unit = own[-1] if own and not _is_power_of_two(own[-1]) else 16
-    size = ODD if is_odd else (8 * unit, 12 * unit)
     channels = cfg.get('in_channels') or _default(resolve_type(cfg['type'], MODELS), 'in_channels')
-    try:
-        with torch.device('meta'), torch.no_grad():
-            maps = model(torch.zeros(1, channels or 3, *size))
-    except Exception as error:  # whatever a network that is not ours may raise
-        side = getattr(model, 'image_size', None)
-        if own and isinstance(side, int):
-            return _Trial(own, stages, str(error), window=side)
-        return _Trial(error=str(error))
-    if not isinstance(maps, (tuple, list)) or any(m.dim() != 4 for m in maps):
-        return _Trial(error='its outputs are no maps (B, C, H, W)')
-    return _Trial(own or tuple(round(size[0] / m.shape[2]) for m in maps), stages)
+    unit = own[-1] if own and not _is_power_of_two(own[-1]) else 32
+    first_error = None
+    for size in (ODD, (8 * unit, 12 * unit)):
+        try:
+            with torch.device('meta'), torch.no_grad():
+                maps = model(torch.zeros(1, channels or 3, *size))
+        except Exception as error:  # whatever a network that is not ours may raise
+            first_error = first_error or str(error)
+            continue
+        if not isinstance(maps, (tuple, list)) or any(m.dim() != 4 for m in maps):
+            return _Trial(error='its outputs are no maps (B, C, H, W)')
+        found = tuple(2 ** round(math.log2(size[0] / m.shape[2])) for m in maps)
+        return _Trial(own or found, stages, first_error)
+    side = getattr(model, 'image_size', None)
+    if own and isinstance(side, int):
+        return _Trial(own, stages, first_error, window=side)
+    return _Trial(error=first_error)
 
 
 def _is_power_of_two(number: int) -> bool:
@@ -199,8 +215,7 @@ def _by_stages(new: ConfigDict, old: Mapping[str, Any], before: _Trial) -> Confi
         cfg['out_stages'] = candidate
         if _default(resolve_type(new['type'], MODELS), 'out_stages') == candidate:
             del cfg['out_stages']
-        trial = _try(cfg)
-        if trial.strides and len(trial.strides) == len(stages):
+        if not isinstance(_build(cfg), str):
             return cfg
     return None
 
@@ -218,7 +233,7 @@ def _with_pyramid(new: ConfigDict, plain: _Trial, strides: Sequence[int]) -> Con
         for stage in stages:
             cfg = clone(new)
             cfg['out_stages'] = (stage,)
-            if _try(cfg).strides:
+            if not isinstance(_build(cfg), str):
                 new, step = cfg, 2**stage
                 break
     else:
@@ -227,7 +242,7 @@ def _with_pyramid(new: ConfigDict, plain: _Trial, strides: Sequence[int]) -> Con
     for key in ('in_stride', 'strides'):
         if _default(resolve_type(PYRAMID, MODELS), key) == neck[key]:
             del neck[key]
-    return _shell(new, ConfigDict(neck))
+    return _shell(new, plain, ConfigDict(neck))
 
 
 def _fit_neck(new: ConfigDict, old: Mapping[str, Any] | None,
@@ -255,19 +270,18 @@ def _strides_of_levels(backbone: Mapping[str, Any], neck: Mapping[str, Any]) -> 
     return tuple(round(side / level.shape[2]) for level in levels)
 
 
-def _in_shell(cfg: ConfigDict) -> ConfigDict:
+def _in_shell(cfg: ConfigDict, trial: _Trial) -> ConfigDict:
     """The backbone as it is if it takes images of any size, else with what it lacks for that."""
-    is_even = all(map(_is_power_of_two, _try(cfg).strides))
-    return cfg if is_even and _try(cfg, is_odd=True).error is None else _shell(cfg)
+    is_even = all(map(_is_power_of_two, trial.strides))
+    return cfg if is_even and trial.error is None else _shell(cfg, trial)
 
 
-def _shell(cfg: ConfigDict, neck: ConfigDict | None = None) -> ConfigDict:
+def _shell(cfg: ConfigDict, trial: _Trial, neck: ConfigDict | None = None) -> ConfigDict:
     around = ConfigDict(type=SHELL, backbone=cfg)
     if neck is not None:
         around['neck'] = neck
-    window = _try(cfg).window
-    if window:
-        around['window'] = window
+    if trial.window:
+        around['window'] = trial.window
     return around
 
 
@@ -308,29 +322,30 @@ def _carried(new: ConfigDict, old: Mapping[str, Any], keys: Sequence[str]) -> Co
 
 def _leave_behind(
     values: ConfigDict, weights: str | None, edit: Override
-) -> tuple[tuple[Override, ...], tuple[str, ...]]:
+) -> Iterator[tuple[Override, str]]:
     """What else changes with a backbone: its weights, and hooks that hold its stages still."""
     load = values.get('load_from')
     if not load:
-        return (), ()
+        return
     source = load.get('source') if isinstance(load, Mapping) else load
     if weights is not None:
         new = clone(load) if isinstance(load, Mapping) else ConfigDict()
         new['source'] = weights
-        note = f'load_from is {weights} now, instead of {source}'
-        return (Override(('load_from',), 'set', new, edit.text),), (note,)
-    notes = [f'load_from ({source}) belonged to the backbone before and is left out']
-    edits = [Override(('load_from',), 'set', None, edit.text)]
+        yield (Override(('load_from',), 'set', new, edit.text),
+               f'load_from is {weights} now, instead of {source}')
+        return
+    yield (Override(('load_from',), 'set', None, edit.text),
+           f'load_from ({source}) belonged to the backbone before and is left out')
     hooks = values.get('custom_hooks') or []
     kept = [h for h in hooks if not (isinstance(h, Mapping) and 'num_stages' in h)]
     if len(kept) < len(hooks):
-        edits.append(Override(('custom_hooks',), 'set', clone(kept), edit.text))
-        notes.append('FreezeHook, which froze its first stages, is left out as well')
-    return tuple(edits), tuple(notes)
+        yield (Override(('custom_hooks',), 'set', clone(kept), edit.text),
+               'FreezeHook, which froze its first stages, is left out as well')
 
 
 def _takes_component(hint: Any, value: str) -> bool:
-    return bool(expected_classes(hint)) and not fits(value, hint)
+    wanted = [c for c in expected_classes(hint) if not issubclass(c, PLAIN)]
+    return bool(wanted) and not fits(value, hint)
 
 
 def _default(target: Any, argument: str) -> Any:

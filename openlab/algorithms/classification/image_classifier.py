@@ -7,6 +7,7 @@ class, or probabilities of classes as mixup and cutmix make them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,7 +57,11 @@ class ImageClassifier(Algorithm):
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""
-        feats = self.backbone(inputs)
+        return self.outputs_of_maps(self.backbone(inputs), inputs)
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> Tensor:
+        """Logits (B, K) from what the backbone gave."""
         if self.neck is not None:
             feats = self.neck(feats)
         return self.head(feats)

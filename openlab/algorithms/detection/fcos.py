@@ -154,7 +154,7 @@ class FCOSHead(nn.Module):
 
         All are divided by the number of positive places in the batch, which is ``num_items``.
         """
-        matched = [self.match(outputs, truth_of(sample)[0]) for sample in samples]
+        matched = [self.match(outputs, truth_of(sample, self.num_classes)[0]) for sample in samples]
         num_pos = (torch.stack(matched) >= 0).sum()
         totals = [
             self._sums(outputs, image, m, sample)

@@ -133,7 +133,7 @@ class RetinaHead(nn.Module):
         """
         cls_losses, box_losses = [], []
         for logits, deltas, sample in zip(outputs.logits, outputs.deltas, samples, strict=True):
-            boxes, labels = truth_of(sample)
+            boxes, labels = truth_of(sample, self.num_classes)
             matched = self.assigner(box_iou(boxes, outputs.anchors))
             is_pos, counts = matched >= 0, matched != IGNORED
             num_pos = is_pos.sum().clamp(min=1)
