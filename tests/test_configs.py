@@ -437,6 +437,10 @@ TASKS = {
     'MaskRCNN': Task(
         scene_batch, check_masked_detection, found_box_and_mask, raw_objects,
         lambda s: came_with_a_box(s) and s.masks.shape[0] == 1),
+    'MultiTask': Task(
+        scene_batch, lambda p, truth: (check_detection(p, truth), check_map(p, truth)),
+        lambda p, truth: found_box(p, truth) and is_map_learned(p, truth), raw_segments,
+        lambda s: s.labels.tolist() == [3] and set(s.semantic_map.unique().tolist()) <= {3, 255}),
     'Mask2Former': Task(
         scene_batch, check_masks, found_mask, raw_segments,
         lambda s: s.labels.tolist() == [3] and s.masks.shape[0] == 1),
@@ -467,6 +471,20 @@ def tiny_models():
         key = {k: v for k, v in model.items() if k != 'preprocessor'}
         models.setdefault(json.dumps(key, sort_keys=True), pytest.param(model, id=config))
     return list(models.values())
+
+
+def pytest_generate_tests(metafunc):
+    """Hand each tiny model to each test that takes one; others import this file without them."""
+    if 'cfg' in metafunc.fixturenames:
+        metafunc.parametrize('cfg', tiny_models())
+
+
+def tiny_model_of(algorithm):
+    """The shrunk model of the first config whose model is of that class."""
+    for config in CONFIGS:
+        if f'model = dict(\n    type={algorithm},' in (ROOT / config).read_text('utf-8'):
+            return shrink(plain(config)['model'])
+    raise LookupError(f'no config has a model of type {algorithm}')
 
 
 def task_of(model_cfg):
@@ -520,7 +538,6 @@ def test_pipelines_and_metrics_build_and_images_pass_through(config, tmp_path):
         assert task.packed(item['sample'])
 
 
-@pytest.mark.parametrize('cfg', tiny_models())
 def test_loss_is_finite_and_every_parameter_gets_a_gradient(cfg):
     model = build_tiny(cfg).train()
     batch = prepared(model, task_of(cfg).batch(4), training=True)
@@ -542,7 +559,6 @@ def test_loss_is_finite_and_every_parameter_gets_a_gradient(cfg):
     assert all(p.grad.isfinite().all() for p in reached.values())
 
 
-@pytest.mark.parametrize('cfg', tiny_models())
 def test_predictions_are_well_formed(cfg):
     model, task = build_tiny(cfg).eval(), task_of(cfg)
     batch = prepared(model, task.batch(3))
@@ -556,7 +572,6 @@ def test_predictions_are_well_formed(cfg):
         assert repr(truth) == repr(untouched)
 
 
-@pytest.mark.parametrize('cfg', tiny_models())
 def test_a_tiny_batch_can_be_learned_by_heart(cfg):
     model, task = build_tiny(cfg), task_of(cfg)
     # 8: where a map is one pixel, the variance of fewer items is far from its unbiased estimate
@@ -599,7 +614,6 @@ def predictions_with_fresh_statistics(model, batch):
         return model.eval()(batch['inputs'], batch['samples'], mode='predict')
 
 
-@pytest.mark.parametrize('cfg', tiny_models())
 def test_exported_program_gives_equal_outputs(cfg):
     model = build_tiny(cfg).eval()
     inputs = prepared(model, task_of(cfg).batch(2))['inputs']
@@ -608,7 +622,6 @@ def test_exported_program_gives_equal_outputs(cfg):
         torch.testing.assert_close(program.module()(inputs), model(inputs), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('cfg', tiny_models())
 def test_saved_and_loaded_model_predicts_the_same(cfg, tmp_path):
     model, other = build_tiny(cfg, seed=0).eval(), build_tiny(cfg, seed=1).eval()
     inputs = prepared(model, task_of(cfg).batch(2))['inputs']

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -19,7 +20,13 @@ class Algorithm(nn.Module, ABC):
         preprocessor: module that the engine calls as ``preprocessor(batch, training)`` to
             normalise, pad and move a collated batch; it returns ``{'inputs': ..., 'samples':
             ...}``. ``None`` where the batch is ready as it comes.
+
+    Attributes:
+        needs_maps: whether the backbone has to give feature maps of certain strides; a
+            classifier takes whatever it is that a network gives.
     """
+
+    needs_maps: ClassVar[bool] = True
 
     def __init__(self, preprocessor: nn.Module | None = None):
         super().__init__()
@@ -45,6 +52,20 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def outputs(self, inputs: Any, samples: list[DataSample] | None = None) -> Any:
         """Run the network: inputs to raw outputs."""
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> Any:
+        """Run what follows the backbone; ``outputs`` is this on the backbone's maps.
+
+        Algorithms that offer it can share a backbone with others (``MultiTask``).
+
+        Args:
+            feats: maps of the backbone, finest first.
+            inputs: the images (B, 3, H, W) that they are of.
+            samples: as in ``forward``.
+        """
+        raise NotImplementedError(f'{type(self).__name__} cannot share a backbone: it has no '
+                                  'outputs_of_maps')
 
     @abstractmethod
     def loss(self, outputs: Any, samples: list[DataSample]) -> dict[str, Tensor]:

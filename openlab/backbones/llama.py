@@ -260,7 +260,8 @@ class LlamaDecoder(nn.Module):
             A tuple with one element: features, (B, T, D).
 
         Raises:
-            ValueError: for a sequence longer than ``context_length``.
+            ValueError: for a sequence longer than ``context_length``, or (told on the CPU only,
+                where looking costs nothing) a token beyond the vocabulary.
         """
         T = tokens.shape[1]
         start = 0 if cache is None else cache.length
@@ -270,6 +271,8 @@ class LlamaDecoder(nn.Module):
                 f'a sequence of {start + T} tokens exceeds the context of {limit}; '
                 'shorten it or raise context_length'
             )
+        if tokens.device.type == 'cpu' and not torch.compiler.is_compiling():
+            _check_tokens(tokens, self.embedding.num_embeddings)
         mask, positions = _mask_and_positions(tokens, start, document_ids, padding)
         x = self.embedding(tokens)
         angles = self.rotary.angles(positions)
@@ -284,6 +287,15 @@ class LlamaDecoder(nn.Module):
         weight = self.embedding.weight
         shape = (batch_size, self.num_kv_heads, capacity or self.context_length, self.head_dim)
         return KeyValueCache(len(self.blocks), shape, weight.dtype, weight.device)
+
+
+def _check_tokens(tokens: Tensor, vocab_size: int) -> None:
+    wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if len(wrong):
+        raise ValueError(
+            f'token {int(wrong[0])} lies beyond the vocabulary of {vocab_size} (0 to '
+            f'{vocab_size - 1}); the data need the tokenizer that the model was made for, or '
+            'set vocab_size of the model to that of the tokenizer')
 
 
 def _mask_and_positions(

@@ -110,7 +110,8 @@ class ShuffleNetV2(nn.Module):
             0 leaves it out.
         norm: see ``make_norm``.
         act: see ``make_act``.
-        out_stages: stages whose maps come out, rising, from 3 (stride 8) to 5 (stride 32).
+        out_stages: stages whose maps come out, rising, from 2 (the stem, stride 4) to 5 (stride
+            32).
 
     Attributes:
         out_channels: channels of each map that comes out.
@@ -135,10 +136,10 @@ class ShuffleNetV2(nn.Module):
         super().__init__()
         if width not in _WIDTHS:
             raise ValueError(f'ShuffleNetV2 has widths {list(_WIDTHS)}, not {width}')
-        self.out_stages = check_out_stages(out_stages, first=3, last=5)
+        self.out_stages = check_out_stages(out_stages, first=2, last=5)
         style: dict[str, Any] = {'norm': norm, 'act': act}
         *widths, last = _WIDTHS[width]
-        channels = 24
+        channels = stem_channels = 24
         self.stem = ConvNormAct(in_channels, channels, 3, 2, **style)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = nn.ModuleList()
@@ -152,14 +153,14 @@ class ShuffleNetV2(nn.Module):
         if last_channels and self.out_stages[-1] == 5:
             self.last = ConvNormAct(channels, last_channels, 1, **style)
             widths[-1] = last_channels
-        self.out_channels = tuple(widths[s - 3] for s in self.out_stages)
+        self.out_channels = tuple((stem_channels, *widths)[s - 2] for s in self.out_stages)
         self.strides = tuple(2**s for s in self.out_stages)
         init_conv_net(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps of ``out_stages``, each (B, C, H / stride, W / stride), from x (B, 3, H, W)."""
         x = self.pool(self.stem(x))
-        outs = []
+        outs = [x] if self.out_stages[0] == 2 else []
         for stage, blocks in enumerate(self.stages, start=3):
             x = blocks(x)
             if stage == 5:

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     'infer': ('openlab.cli.infer', 'run a model on images, folders or videos'),
     'generate': ('openlab.cli.generate', 'continue a prompt with a language model'),
     'chat': ('openlab.cli.chat', 'talk to a language model in the terminal'),
-    'config': ('openlab.cli.config', 'show, explain, compare and check configs'),
+    'config': ('openlab.cli.config', 'show, explain, compare, check and change configs'),
     'registry': ('openlab.cli.registry', 'list and describe components'),
     'data': ('openlab.cli.data', 'check, show and time the data of a config'),
     'model': ('openlab.cli.model', 'parameters, FLOPs, throughput and latency of a model'),

@@ -1,4 +1,4 @@
-"""``openlab config``: show, explain, compare and check configs."""
+"""``openlab config``: show, explain, compare, check and change configs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-HELP = 'show, explain, compare and check configs'
+HELP = 'show, explain, compare, check and change configs'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='of one input: C H W, H W or tokens; else the test pipeline tells')
     check.add_argument('--depth', type=int, default=1, metavar='N',
                        help='how many modules inside each other to show')
+    swap = add('swap', 'write a config that inherits CONFIG and has other parts')
+    swap.add_argument('config', metavar='CONFIG', help='a file, or the name of a shipped config')
+    swap.add_argument('edits', nargs='+', metavar='KEY=PART',
+                      help='such as model.backbone=ConvNeXt-T: a class, a published size, or '
+                           'weights of the zoo')
+    swap.add_argument('-o', '--out', metavar='FILE',
+                      help='the file to write (default: CONFIG_PART.py here); - prints it')
     schema = add('schema', 'JSON Schema of configs, for editors')
     schema.add_argument('--out', metavar='FILE', help='write there instead of to the terminal')
 
@@ -53,7 +60,7 @@ def _overrides(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked; 1 where two configs differ, 2 (by raising) where a config is wrong."""
-    return {'show': _show, 'explain': _explain, 'diff': _diff, 'check': _check,
+    return {'show': _show, 'explain': _explain, 'diff': _diff, 'check': _check, 'swap': _swap,
             'schema': _schema}[args.what](args)
 
 
@@ -129,6 +136,22 @@ def _check(args: argparse.Namespace) -> int:
 
     print_stats(config_stats(cfg, args.shape), args.depth)
     print(f'{cfg.filename}: no mistakes')
+    return 0
+
+
+def _swap(args: argparse.Namespace) -> int:
+    from openlab.apis.model_stats import config_stats
+    from openlab.config.child import swapped_name, swapped_text, write_swapped
+
+    out = args.out or swapped_name(args.config, args.edits)
+    # Parts that are right one by one may not go together: a run on no device tells.
+    text, cfg = swapped_text(args.config, args.edits, out if out != '-' else 'config.py')
+    config_stats(cfg)
+    if out == '-':
+        sys.stdout.write(text)
+        return 0
+    sys.stdout.write(write_swapped(args.config, args.edits, out))
+    print(f'\nwritten to {out}; no mistakes')
     return 0
 
 

@@ -35,13 +35,16 @@ class BuildError(ConfigError):
     """A component could not be built; the message names its key path and its constructor."""
 
 
-def build(cfg: Any, registry: Registry = MODELS, path: str = '', **given: Any) -> Any:
+def build(cfg: Any, registry: Registry = MODELS, path: str = '', *, feed: Any = None,
+          **given: Any) -> Any:
     """Build the object that ``cfg`` describes; an object that is built already passes through.
 
     Args:
         cfg: a dict with ``type`` (class, dotted path or registered name) and its arguments.
         registry: where a bare name in ``type`` is looked up.
         path: key path of ``cfg`` in its config, for messages.
+        feed: ``out_channels`` of what stands before it; its own parts may take them until one
+            of them has channels of its own.
         **given: arguments that the caller supplies on top, such as a model's parameters for
             its optimizer.
 
@@ -68,7 +71,6 @@ def build(cfg: Any, registry: Registry = MODELS, path: str = '', **given: Any) -
     kwargs: dict[str, Any] = {k: v for k, v in cfg.items() if k != 'type'}
     _refuse_unknown(target, {**kwargs, **given}, where)
     hints = parameter_hints(target)
-    feed: Any = None
     for key in _in_signature_order(target, kwargs):
         kwargs[key] = _build_value(kwargs[key], hints.get(key), registry, f'{path}.{key}', feed)
         feed = getattr(kwargs[key], 'out_channels', feed)
@@ -111,7 +113,7 @@ def _build_value(value: Any, annotation: Any, registry: Registry, path: str, fee
     if isinstance(value, Mapping):
         if 'type' in value:
             child = _with_in_channels(value, registry, feed, path)
-            return build(child, registry_for(annotation, registry), path)
+            return build(child, registry_for(annotation, registry), path, feed=feed)
         return {
             k: _build_value(v, None, registry, f'{path}.{k}', feed) for k, v in value.items()
         }

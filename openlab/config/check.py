@@ -241,7 +241,7 @@ class Checker:
         accepted = accepted_arguments(target)
         hints = parameter_hints(target)
         parameters = signature_of(target).parameters
-        is_fed_inside = False
+        is_fed_inside = is_fed
         ordered = [n for n in parameters if n in cfg] + [n for n in cfg if n not in parameters]
         for key in ordered:
             here = f'{path}.{key}'

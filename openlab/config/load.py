@@ -165,6 +165,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     result = settle(start, str(file))
     assert round_ is not None
     cfg = _finish(file, result, round_.values, edits)
+    for note in round_.notes:
+        warnings.warn(note, ConfigWarning, stacklevel=2)
     _warn_of_idle_overrides(cfg, file, edits, result)
     return cfg
 
@@ -181,9 +183,26 @@ class _Overriding:
     def run(self) -> Evaluated:
         self.result = evaluate(self.path, self.handed.get(self.path, {}))
         self.values = clone(self.result.own)
+        self.notes: list[str] = []
         for edit in self.edits:
-            apply_override(self.values, edit, is_declared)
+            for one in self._meant(edit):
+                apply_override(self.values, one, is_declared)
         return self.result
+
+    def _meant(self, edit: Override) -> tuple[Override, ...]:
+        """The edit itself, or what it comes to if its value names a part of the model."""
+        if edit.name != 'model' or not isinstance(edit.value, str) or len(edit.path) < 2:
+            return (edit,)
+        # Only here: to fit a part in, its class has to be imported.
+        from openlab.config.swap import swap_part
+
+        swap = swap_part(self.values, edit)
+        if swap is None:
+            return (edit,)
+        set_by_hand = {e.name for e in self.edits}
+        further = [(e, note) for e, note in swap.further if e.name not in set_by_hand]
+        self.notes += [note for _, note in further]
+        return swap.edit, *(e for e, _ in further)
 
     def wanted(self) -> dict[Path, dict[str, Any]]:
         names = {e.name for e in self.edits if e.name in self.values} & self.result.reads

@@ -34,7 +34,7 @@ def build_on_meta(cfg: ConfigDict) -> Any:
     found: list[tuple[str, Any]] = []
     import_custom(cfg.get('custom_imports'))
     tell = watch_derived(lambda path, value: found.append((path, value)))
-    with torch.device('meta'), _without_draws(), tell:
+    with torch.device('meta'), without_draws(), tell:
         model = build(cfg['model'], MODELS, 'model')
     write_derived(cfg, found)
     return model
@@ -51,7 +51,7 @@ def write_derived(cfg: ConfigDict, found: Iterable[tuple[str, Any]]) -> None:
             node[key] = list(value) if isinstance(value, list) else value
 
 
-def _without_draws() -> Any:
+def without_draws() -> Any:
     """Leave out random initialisation: without memory it does nothing, but takes seconds.
 
     On the meta device torch runs it through its Python references, which import the compiler.

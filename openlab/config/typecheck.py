@@ -21,7 +21,7 @@ _SEQUENCES = (
     list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable,
     collections.abc.Collection, collections.abc.Set, collections.abc.MutableSequence,
 )
-_PLAIN = (bool, int, float, str, bytes, complex)
+PLAIN = (bool, int, float, str, bytes, complex)
 
 
 def misfit(value: Any, hint: Any) -> str | None:
@@ -39,7 +39,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is type(None):
         return value is None
     if is_component(value):
-        return not (isinstance(hint, type) and issubclass(hint, _PLAIN))
+        return not (isinstance(hint, type) and issubclass(hint, PLAIN))
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return fits(value, args[0])
@@ -70,7 +70,7 @@ def _container_fits(value: Any, kind: Any, args: tuple[Any, ...]) -> bool:
         )
     if not isinstance(value, (list, tuple, set, frozenset)):
         # A string is a sequence of strings to Python, and a mistake to everybody else.
-        return not isinstance(value, (*_PLAIN, type(None), Mapping))
+        return not isinstance(value, (*PLAIN, type(None), Mapping))
     if kind is tuple and args and args[-1] is not Ellipsis:
         args = () if args == ((),) else args
         return len(value) == len(args) and all(map(fits, value, args))

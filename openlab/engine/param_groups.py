@@ -91,8 +91,7 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
     the first ``blocks``, ``layers``, ``stages`` or ``layer1`` ... count 1, 2, ...; what stands
     before them in the backbone is 0, and what follows is one deeper than the last.
     """
-    backbone: Any = getattr(model, 'backbone', model)
-    prefix = 'backbone.' if backbone is not model else ''
+    backbone, prefix = innermost_backbone(model)
     names = [name for name, _ in model.named_parameters()]
     if hasattr(backbone, 'layer_depth'):
         own = {n: backbone.layer_depth(n.removeprefix(prefix)) for n in names
@@ -101,6 +100,18 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
         own = _depths_by_block([n for n in names if n.startswith(prefix)], prefix)
     deepest = max(own.values(), default=0)
     return {name: own.get(name, deepest + 1) for name in names}
+
+
+def innermost_backbone(model: nn.Module) -> tuple[Any, str]:
+    """The network with the stages, and what its parameters' names begin with in the model.
+
+    A backbone may be a shell around another one (``DenseBackbone``). A model without a backbone
+    is its own.
+    """
+    backbone, prefix = model, ''
+    while isinstance(getattr(backbone, 'backbone', None), nn.Module):
+        backbone, prefix = backbone.backbone, f'{prefix}backbone.'  # type: ignore[assignment]
+    return backbone, prefix
 
 
 def _depths_by_block(names: list[str], prefix: str) -> dict[str, int]:

@@ -32,6 +32,7 @@ from openlab.engine.precision import autocast
 from openlab.engine.runner_attributes import RunnerAttributes
 from openlab.engine.schedulers import build_schedules
 from openlab.engine.signals import StopRequest
+from openlab.layers.sync_batch_norm import convert_sync_batch_norm
 from openlab.registry import HOOKS, LOOPS, MODELS, OPTIMIZERS
 
 # Registered names, so that none is imported before a run wants it.
@@ -311,7 +312,7 @@ class Runner(RunnerAttributes):
         model = model_setup.checkpoint_activations(
             self.unwrapped_model, configs['activation_checkpointing'])
         if configs['sync_bn'] and self._distributed:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = convert_sync_batch_norm(model, self.device)
         model_setup.compile_model(model, configs['compile'])
         self.unwrapped_model = model
         self.model, self.strategy = model_setup.wrap(

@@ -30,8 +30,8 @@ class SingleDevice:
 class DDP(SingleDevice):
     """Each process holds the whole model; gradients are averaged during backward.
 
-    Batch norms in training see the batch of their own process; ``sync_bn=True`` joins them on an
-    accelerator (torch has no synchronised batch norm on the CPU).
+    Batch norms in training see the batch of their own process; ``sync_bn=True`` of the
+    config joins them, on any device.
 
     Args:
         find_unused_parameters: search for parameters without a gradient in each step; needed
@@ -173,9 +173,8 @@ def _refuse_sync_bn_on_cpu(model: nn.Module, device: torch.device) -> None:
     if device.type == 'cpu' and distributed.world_size() > 1 and any(
             isinstance(m, nn.SyncBatchNorm) for m in model.modules()):
         raise ValueError(
-            'sync_bn=True needs an accelerator: torch has no synchronised batch norm on the CPU; '
-            'leave it out, or use a norm that does not look across the batch (LayerNorm, '
-            'GroupNorm)')
+            'torch.nn.SyncBatchNorm needs an accelerator; write ordinary batch norms and '
+            'sync_bn=True in the config instead, which works on the CPU as well')
 
 
 # ---- state of a sharded model ---------------------------------------------------------------

@@ -107,16 +107,55 @@ def detections(
     )
 
 
-def truth_of(sample: DataSample) -> tuple[Tensor, Tensor]:
+def truth_of(sample: DataSample, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Boxes (N, 4) and labels (N,) to learn from; crowds are left out.
 
+    Args:
+        sample: the truth.
+        num_classes: K, to check labels and boxes as well (on the CPU only, where looking costs
+            nothing).
+
     Raises:
-        ValueError: if the sample has no boxes at all (an image without objects has zero of them).
+        ValueError: if the sample has no boxes at all (an image without objects has zero of them),
+            or some that no head could learn.
     """
     if sample.boxes is None or sample.labels is None:
         name = sample.meta.get('img_path', sample.meta.get('img_id', '?'))
         raise ValueError(f'sample {name} has no boxes or labels; a detector cannot learn from it')
+    if num_classes is not None:
+        check_objects(sample, num_classes)
     if sample.is_crowd is None or not bool(sample.is_crowd.any()):
         return sample.boxes, sample.labels
     keep = ~sample.is_crowd
     return sample.boxes[keep], sample.labels[keep]
+
+
+def check_objects(sample: DataSample, num_classes: int) -> None:
+    """Look for labels beyond the classes, boxes that are none, and masks of another number.
+
+    Args:
+        sample: the truth; nothing is looked at where it is not on the CPU.
+        num_classes: K.
+
+    Raises:
+        ValueError: naming the sample, the value and what is accepted.
+    """
+    boxes, labels, masks = sample.boxes, sample.labels, sample.masks
+    if labels is None or labels.device.type != 'cpu' or torch.compiler.is_compiling():
+        return
+    name = sample.meta.get('img_path', sample.meta.get('img_id', '?'))
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise ValueError(
+            f'sample {name} has the label {int(wrong[0])}, but the head has num_classes='
+            f'{num_classes} (0 to {num_classes - 1}); set model.head.num_classes, or mend the '
+            'labels')
+    if boxes is not None:
+        bad = ~boxes.isfinite().all(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1)
+        if bad.any():
+            corners = ', '.join(f'{v:g}' for v in boxes[bad][0].tolist())
+            raise ValueError(f'sample {name} has the box [{corners}] (xyxy): it must be four '
+                             'finite numbers with x1 < x2 and y1 < y2; drop it in the dataset or '
+                             'the pipeline')
+    if masks is not None and len(masks) != len(labels):
+        raise ValueError(f'sample {name} has {len(masks)} masks for {len(labels)} objects')

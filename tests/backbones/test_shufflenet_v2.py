@@ -33,7 +33,7 @@ def test_the_untouched_half_ends_in_every_second_channel():
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    ({'width': 0.75}, 'not 0.75'), ({'out_stages': (2,)}, 'within 3 to 5')])
+    ({'width': 0.75}, 'not 0.75'), ({'out_stages': (1,)}, 'within 2 to 5')])
 def test_wrong_arguments_are_refused_with_what_is_accepted(arguments, message):
     with pytest.raises(ValueError, match=message):
         ShuffleNetV2(**arguments)

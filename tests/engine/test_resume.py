@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -12,9 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from openlab.engine.checkpoint import find_resumable
 
+from ..test_configs import TASKS
 from .training_program import make_runner
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +129,34 @@ def test_kill_9_at_random_moments_changes_no_digit(tmp_path):
     assert whole.wait(timeout=100) == 0
     assert kills >= 2
     assert numbers(parts) == numbers(tmp_path / 'whole')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('algorithm', sorted(TASKS))
+def test_every_algorithm_continues_digit_for_digit_after_kill_9(tmp_path, algorithm):
+    options = {'algorithm': algorithm, 'size': 8, 'batch_size': 2, 'interval': 2, 'iters': 7,
+               'validate': False, 'workers': 0}
+    process = start(tmp_path / 'parts', *(f'{k}={json.dumps(v)}' for k, v in options.items()),
+                    'die_rank=0', 'at_step=5')
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert find_resumable(tmp_path / 'parts').name.endswith('4')
+    del options['workers']
+    with one_thread():
+        whole, parts = (train(tmp_path / name, **options) for name in ('whole', 'parts'))
+    assert numbers(tmp_path / 'parts') == numbers(tmp_path / 'whole')
+    assert len(numbers(tmp_path / 'whole')) >= 6
+    expected, found = whole.unwrapped_model.state_dict(), parts.unwrapped_model.state_dict()
+    assert all(expected[name].equal(found[name]) for name in expected)
+
+
+@contextlib.contextmanager
+def one_thread():
+    """As the program has it: sums of several threads end in other digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

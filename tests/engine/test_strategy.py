@@ -75,10 +75,10 @@ def test_ddp_of_one_process_is_the_model_itself():
     assert DDP().wrap(model, torch.device('cpu')) is model
 
 
-def test_sync_bn_on_the_cpu_is_refused_with_what_to_do(monkeypatch):
+def test_torchs_own_sync_bn_on_the_cpu_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(distributed, 'world_size', lambda: 2)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm1d(3)))
-    with pytest.raises(ValueError, match=r'no synchronised batch norm on the CPU.*GroupNorm'):
+    with pytest.raises(ValueError, match=r'needs an accelerator.*sync_bn=True'):
         DDP().wrap(model, torch.device('cpu'))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from openlab.algorithms.base import Algorithm
 from openlab.engine import checkpoint_files, distributed
@@ -30,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
     'dropout': 0.3, 'norm': True, 'log_interval': 1, 'sleep': 0.0, 'strategy': None, 'ema': True,
     'by_epoch': False, 'resume': True, 'hang_rank': None, 'die_rank': None, 'timeout_s': 1800,
     'kill_at_sync': None, 'validate': True, 'keep': 3, 'optimizer': 'AdamW', 'at_step': 5,
-    'iters': None, 'noise': True,
+    'iters': None, 'noise': True, 'algorithm': None,
 }
 
 
@@ -61,6 +63,32 @@ class NoisyPoints(Points):
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = super().__getitem__(index)
         return {**item, 'inputs': item['inputs'] + float(np.random.randn()) * 0.1}
+
+
+class Items(Dataset):
+    """The items of a batch with which ``tests/test_configs.py`` tests an algorithm."""
+
+    def __init__(self, batch: dict[str, Any]):
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch['samples'])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        # A loss may write into a sample; the next epoch must not see it.
+        return {'inputs': self.batch['inputs'][index],
+                'sample': copy.deepcopy(self.batch['samples'][index])}
+
+
+def parts_of(algorithm: str | None, options: dict[str, Any]) -> tuple[nn.Module, Dataset]:
+    """The model and the data to train it on."""
+    if algorithm is None:
+        dataset = (NoisyPoints if options['noise'] else Points)(options['size'])
+        return Net(options['dropout'], options['norm']), dataset
+    from tests.test_configs import build_tiny, task_of, tiny_model_of
+
+    cfg = tiny_model_of(algorithm)
+    return build_tiny(cfg), Items(task_of(cfg).batch(options['size']))
 
 
 class Trouble(Hook):
@@ -95,6 +123,7 @@ def kill_in_sync(number: int) -> None:
 def make_runner(work_dir: str, **changes: Any) -> Runner:
     options = {**DEFAULTS, **changes}
     torch.manual_seed(0)  # the model is made before the runner seeds
+    model, dataset = parts_of(options['algorithm'], options)
     dataset = (NoisyPoints if options['noise'] else Points)(options['size'])
     loader = {'dataset': dataset, 'batch_size': options['batch_size'],
               'num_workers': options['workers'], 'collate': collate,
@@ -107,7 +136,7 @@ def make_runner(work_dir: str, **changes: Any) -> Runner:
     loop = ({'max_iters': options['iters'], 'val_interval': 5} if options['iters'] else
             {'max_epochs': options['epochs']})
     return Runner.from_config({
-        'model': Net(options['dropout'], options['norm']),
+        'model': model,
         'work_dir': work_dir,
         'train_dataloader': loader,
         'train_cfg': loop,

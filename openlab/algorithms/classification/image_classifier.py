@@ -7,6 +7,7 @@ class, or probabilities of classes as mixup and cutmix make them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class ImageClassifier(Algorithm):
         preprocessor: see ``Algorithm``.
     """
 
+    needs_maps = False
     weights = (
         KeyMap(
             'openmmlab',
@@ -53,14 +55,21 @@ class ImageClassifier(Algorithm):
         self.neck = neck
         self.head: Any = head
 
-    def feats(self, inputs: Tensor) -> tuple[Tensor, ...]:
+    def feats(self, inputs: Tensor) -> Sequence[Tensor]:
         """What the head gets of images (B, 3, H, W)."""
-        feats = self.backbone(inputs)
-        return feats if self.neck is None else self.neck(feats)
+        return self._through_neck(self.backbone(inputs))
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""
-        return self.head(self.feats(inputs))
+        return self.outputs_of_maps(self.backbone(inputs), inputs)
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> Tensor:
+        """Logits (B, K) from what the backbone gave."""
+        return self.head(self._through_neck(feats))
+
+    def _through_neck(self, feats: Sequence[Tensor]) -> Sequence[Tensor]:
+        return feats if self.neck is None else self.neck(feats)
 
     def loss(self, outputs: Tensor, samples: list[DataSample]) -> dict[str, Tensor]:
         """The head's losses."""

@@ -39,8 +39,13 @@ class DenseDetector(Algorithm):
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> NamedTuple:
         """Images (B, 3, H, W) to the head's raw outputs."""
+        return self.outputs_of_maps(self.backbone(inputs), inputs)
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> NamedTuple:
+        """Maps of the backbone to the head's raw outputs."""
         height, width = inputs.shape[-2:]
-        return self.head(self.neck(self.backbone(inputs)), (height, width))
+        return self.head(self.neck(feats), (height, width))
 
     def loss(self, outputs: NamedTuple, samples: list[DataSample]) -> dict[str, Tensor]:
         """The head's losses."""

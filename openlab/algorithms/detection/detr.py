@@ -240,7 +240,7 @@ class DETRHead(nn.Module):
         return predictions
 
     def _truth(self, sample: DataSample, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        boxes, labels = truth_of(sample)
+        boxes, labels = truth_of(sample, self.num_classes)
         return xyxy_to_cxcywh(boxes) / _extent(sample, image_size, boxes), labels
 
     @torch.no_grad()
@@ -310,8 +310,13 @@ class DETR(Algorithm):
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> DETROutputs:
         """Images (B, 3, H, W) to the head's raw outputs; samples tell what is padding."""
+        return self.outputs_of_maps(self.backbone(inputs), inputs, samples)
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> DETROutputs:
+        """Maps of the backbone to the head's raw outputs."""
         size = inputs.shape[-2], inputs.shape[-1]
-        return self.head(self.backbone(inputs), size, valid_pixels(inputs, samples))
+        return self.head(feats, size, valid_pixels(inputs, samples))
 
     def loss(self, outputs: DETROutputs, samples: list[DataSample]) -> dict[str, Tensor]:
         """The head's losses."""

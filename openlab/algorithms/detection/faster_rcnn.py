@@ -324,7 +324,7 @@ class BoxHead(nn.Module):
         """Join true boxes to the proposals of each image, and draw those that count."""
         drawn = []
         for boxes, sample in zip(proposals, samples, strict=True):
-            truth, labels = truth_of(sample)
+            truth, labels = truth_of(sample, self.num_classes)
             boxes = torch.cat([boxes, truth])
             matched = self.assigner(box_iou(truth, boxes))
             index = self.sampler(matched)
@@ -428,9 +428,14 @@ class FasterRCNN(Algorithm):
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> FirstStage:
         """Images (B, 3, H, W) to what both ``loss`` and ``predict`` begin with."""
+        return self.outputs_of_maps(self.backbone(inputs), inputs)
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> FirstStage:
+        """Maps of the backbone to what both ``loss`` and ``predict`` begin with."""
         height, width = inputs.shape[-2:]
-        feats = self.neck(self.backbone(inputs))
-        return FirstStage(feats, self.rpn_head(feats, (height, width)))
+        levels = self.neck(feats)
+        return FirstStage(levels, self.rpn_head(levels, (height, width)))
 
     def both_stages(self, outputs: FirstStage) -> NamedTuple:
         """The second stage on every proposal, as when predicting; shapes do not depend on data."""

@@ -156,7 +156,7 @@ class FCOSHead(nn.Module):
 
         All are divided by the number of positive places in the batch, which is ``num_items``.
         """
-        truth = [truth_of(sample) for sample in samples]
+        truth = [truth_of(sample, self.num_classes) for sample in samples]
         matched = torch.stack([self.match(outputs, boxes) for boxes, _ in truth])
         image, place = (matched >= 0).nonzero(as_tuple=True)
         num_pos = max(len(place), 1)

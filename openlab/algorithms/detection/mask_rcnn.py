@@ -225,6 +225,11 @@ def masks_of(sample: DataSample) -> Tensor:
     if sample.masks is None:
         name = sample.meta.get('img_path', sample.meta.get('img_id', '?'))
         raise ValueError(f'sample {name} has no masks; Mask R-CNN cannot learn from it')
+    size, found = sample.meta.get('img_shape'), tuple(sample.masks.shape[-2:])
+    if size is not None and tuple(size[:2]) != found:
+        name = sample.meta.get('img_path', sample.meta.get('img_id', '?'))
+        raise ValueError(f'the masks of sample {name} are {found[0]} x {found[1]}, but its image '
+                         f'is {size[0]} x {size[1]}: the transforms must move both alike')
     return sample.masks if sample.is_crowd is None else sample.masks[~sample.is_crowd]
 
 

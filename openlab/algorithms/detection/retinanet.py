@@ -139,7 +139,7 @@ class RetinaHead(nn.Module):
         weight = outputs.logits.new_zeros(target.shape[:2])
         box_losses = []
         for image, sample in enumerate(samples):
-            boxes, labels = truth_of(sample)
+            boxes, labels = truth_of(sample, self.num_classes)
             matched = self.assigner(box_iou(boxes, outputs.anchors))
             positive = (matched >= 0).nonzero()[:, 0]
             found = matched[positive]

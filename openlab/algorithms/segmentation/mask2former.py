@@ -37,6 +37,7 @@ from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
 from openlab.structures.masks import masks_to_boxes
 from openlab.targets.hungarian import Match, flatten_matches, hungarian, set_cross_entropy
+from openlab.targets.nms import check_objects
 from openlab.zoo.key_map import KeyMap
 
 Task = Literal['panoptic', 'instance', 'semantic']
@@ -345,7 +346,7 @@ class Mask2FormerHead(nn.Module):
 
         Every prediction is paired with the masks on its own.
         """
-        truths = [segments_of(s, self.task, outputs.image_size) for s in samples]
+        truths = [segments_of(s, self.task, outputs.image_size, self.num_classes) for s in samples]
         last = len(outputs.logits) - 1
         losses: dict[str, Tensor] = {}
         for i in (last, *range(last)):
@@ -492,8 +493,13 @@ class Mask2Former(Algorithm):
 
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> MaskOutputs:
         """Images (B, 3, H, W) to the head's raw outputs."""
+        return self.outputs_of_maps(self.backbone(inputs), inputs)
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> MaskOutputs:
+        """Maps of the backbone to the head's raw outputs."""
         size = inputs.shape[-2], inputs.shape[-1]
-        return self.head(self.pixel_decoder(self.backbone(inputs)), size)
+        return self.head(self.pixel_decoder(feats), size)
 
     def loss(self, outputs: MaskOutputs, samples: list[DataSample]) -> dict[str, Tensor]:
         """The head's losses."""
@@ -537,14 +543,27 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, :, 0]
 
 
-def segments_of(sample: DataSample, task: Task, image_size: Size) -> tuple[Tensor, Tensor]:
+def segments_of(sample: DataSample, task: Task, image_size: Size,
+                num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Masks (N, H, W), padded to ``image_size``, and labels (N,) that a task has to find.
 
+    Args:
+        sample: the truth.
+        task: which of its fields tell.
+        image_size: (H, W) of the padded input.
+        num_classes: K, to check the labels as well (on the CPU only).
+
     Raises:
-        ValueError: if the sample lacks what the task needs.
+        ValueError: if the sample lacks what the task needs, or does not fit.
     """
     masks, labels = _TRUTHS[task](sample)
+    if num_classes is not None:
+        check_objects(DataSample(meta=sample.meta, labels=labels, masks=masks), num_classes)
     height, width = masks.shape[-2:]
+    if height > image_size[0] or width > image_size[1]:
+        name = sample.meta.get('img_path', sample.meta.get('img_id', '?'))
+        raise ValueError(f'the masks of sample {name} are {height} x {width}, larger than the '
+                         f'input {image_size}: the transforms must move both alike')
     padding = (0, image_size[1] - width, 0, image_size[0] - height)
     return F.pad(masks, padding) if any(padding) else masks, labels
 

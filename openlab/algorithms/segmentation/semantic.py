@@ -84,7 +84,11 @@ class SemanticSegmentor(Algorithm):
         return SegmentationOutputs(self._through_windows(inputs))
 
     def _whole(self, inputs: Tensor) -> SegmentationOutputs:
-        feats = self.backbone(inputs)
+        return self.outputs_of_maps(self.backbone(inputs), inputs)
+
+    def outputs_of_maps(self, feats: Sequence[Tensor], inputs: Tensor,
+                        samples: list[DataSample] | None = None) -> SegmentationOutputs:
+        """Logits of images whose maps the backbone gave; no window slides over maps."""
         if self.neck is not None:
             feats = self.neck(feats)
         size = inputs.shape[-2:]

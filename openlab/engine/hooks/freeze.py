@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from openlab.engine.hooks.base import Hook
+from openlab.engine.param_groups import innermost_backbone
 from openlab.registry import HOOKS
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def stage_patterns(model: nn.Module, num_stages: int) -> list[str]:
     """
     if num_stages == 0:
         return []
-    backbone = getattr(model, 'backbone', model)
-    prefix = 'backbone.' if backbone is not model else ''
+    backbone, prefix = innermost_backbone(model)
     stages = []
     for name, child in backbone.named_children():
         parts = child.named_children() if isinstance(child, nn.ModuleList) else [('', child)]
