@@ -241,7 +241,8 @@ class ResNet(nn.Module):
         in_channels: channels of the input.
         base_channels: width of the first residual stage; each further stage doubles it.
         stem: ``'conv7'`` is 7x7 with stride 2, then max pooling; ``'deep'`` three 3x3 in the
-            place of the 7x7; ``'conv3'`` one 3x3 with no stride at all, for images of 32 px.
+            place of the 7x7; ``'conv3s2'`` one 3x3 with stride 2, for images of 64 to 128 px;
+            ``'conv3'`` one 3x3 with no stride at all, for images of 32 px.
         stem_channels: width of the stem, half of it inside a deep one; by default
             ``base_channels``.
         groups: groups of the 3x3 convolutions of bottlenecks (ResNeXt: 32).
@@ -279,7 +280,7 @@ class ResNet(nn.Module):
         num_blocks: Sequence[int] | None = None,
         in_channels: int = 3,
         base_channels: int = 64,
-        stem: Literal['conv7', 'deep', 'conv3'] = 'conv7',
+        stem: Literal['conv7', 'deep', 'conv3s2', 'conv3'] = 'conv7',
         stem_channels: int | None = None,
         groups: int = 1,
         width_per_group: int = 64,
@@ -304,7 +305,7 @@ class ResNet(nn.Module):
 
         self.stem = make_stem(stem, in_channels, stem_channels or base_channels, norm, act)
         channels = stem_channels or base_channels
-        stem_stride = 1 if stem == 'conv3' else 4
+        stem_stride = {'conv3': 1, 'conv3s2': 2}.get(stem, 4)
         probs = iter(drop_path_probs(drop_path, sum(num_blocks)))
         self.stages = nn.ModuleList()
         stage_channels, stage_strides, dilation = [], [], 1
@@ -351,8 +352,9 @@ def make_stem(kind: str, in_channels: int, channels: int, norm: dict[str, Any] |
               act: dict[str, Any] | None) -> nn.Sequential:
     """What comes before the residual stages."""
     style: dict[str, Any] = {'norm': norm, 'act': act}
-    if kind == 'conv3':
-        return nn.Sequential(ConvNormAct(in_channels, channels, 3, **style))
+    if kind in ('conv3', 'conv3s2'):
+        stride = 2 if kind == 'conv3s2' else 1
+        return nn.Sequential(ConvNormAct(in_channels, channels, 3, stride, **style))
     pool = nn.MaxPool2d(3, stride=2, padding=1)
     if kind == 'conv7':
         return nn.Sequential(ConvNormAct(in_channels, channels, 7, 2, **style), pool)
@@ -363,4 +365,5 @@ def make_stem(kind: str, in_channels: int, channels: int, norm: dict[str, Any] |
             ConvNormAct(half, half, 3, **style),
             ConvNormAct(half, channels, 3, **style),
             pool)
-    raise ValueError(f"ResNet has the stems 'conv7', 'deep' and 'conv3', not {kind!r}")
+    raise ValueError(f"ResNet has the stems 'conv7', 'deep', 'conv3s2' and 'conv3', "
+                     f'not {kind!r}')

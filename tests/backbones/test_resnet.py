@@ -61,6 +61,17 @@ def test_small_image_stem_keeps_a_quarter_of_the_strides():
     assert [m.shape[-1] for m in net(torch.randn(1, 3, 16, 16))] == [16, 2]
 
 
+def test_stem_with_stride_two_halves_the_strides():
+    net = ResNet(18, base_channels=8, stem='conv3s2', out_stages=(2, 5))
+    assert net.strides == (2, 16)
+    assert [m.shape[-1] for m in net(torch.randn(1, 3, 32, 32))] == [16, 2]
+
+
+def test_unknown_stem_names_those_that_exist():
+    with pytest.raises(ValueError, match="'conv7', 'deep', 'conv3s2' and 'conv3', not 'conv5'"):
+        ResNet(18, base_channels=8, stem='conv5')
+
+
 def test_frozen_batch_norm_leaves_only_convolutions_to_train():
     net = ResNet(18, base_channels=8, norm={'type': FrozenBatchNorm2d})
     assert all(p.ndim == 4 for p in net.parameters())

@@ -19,13 +19,15 @@ from openlab.registry import HOOKS
 if TYPE_CHECKING:
     from openlab.engine.runner import Runner
 
+_PATIENCE = 90  # seconds to wait for a picture
+
 
 @HOOKS.register_module()
 class RunFolderHook(Hook):
     """Write ``run.json``, the resolved config and ``curves.png`` (see ``engine.run_folder``).
 
-    Curves are drawn by a process of low priority of its own, never two at a time, and in the
-    middle of training only as long as drawing took less than ``share`` of the run: training
+    Curves are drawn by a process of its own, never two at a time, and in the middle of training
+    at low priority and only as long as drawing took less than ``share`` of the run: training
     does not wait for them. The last picture is drawn when training ends.
 
     Args:
@@ -71,12 +73,17 @@ class RunFolderHook(Hook):
         self._poll()
         elapsed = perf_counter() - self._started
         if self._drawing is None and self._drawing_seconds <= self.share * elapsed:
-            self._draw(runner)
+            self._draw(runner, niceness=15)
 
     def after_train(self, runner: Runner) -> None:
-        """Start the last picture."""
-        self._finish()
-        self._draw(runner)
+        """Start the last picture, in the place of one that is not ready yet."""
+        if self._drawing is not None:
+            self._drawing.kill()
+            self._drawing.communicate()
+            self._drawing = None
+        # At low priority a busy machine might never finish it, and the run would end with an
+        # older picture.
+        self._draw(runner, niceness=0)
 
     def after_run(self, runner: Runner) -> None:
         """Wait for what is still being written."""
@@ -87,7 +94,7 @@ class RunFolderHook(Hook):
         self.after_train(runner)
         self._finish()
 
-    def _draw(self, runner: Runner) -> None:
+    def _draw(self, runner: Runner, niceness: int) -> None:
         log = Path(runner.work_dir) / 'log.jsonl'
         if not self.curves or runner.rank != 0 or not log.exists():
             return
@@ -99,8 +106,8 @@ class RunFolderHook(Hook):
              str(log.with_name('curves.png'))],
             env={**os.environ, 'PYTHONPATH': path}, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if hasattr(os, 'setpriority'):
-            os.setpriority(os.PRIO_PROCESS, self._drawing.pid, 15)
+        if niceness and hasattr(os, 'setpriority'):
+            os.setpriority(os.PRIO_PROCESS, self._drawing.pid, niceness)
 
     def _poll(self) -> None:
         if self._drawing is not None and self._drawing.poll() is not None:
@@ -117,10 +124,11 @@ class RunFolderHook(Hook):
         drawing, self._drawing = self._drawing, None
         assert drawing is not None
         try:
-            _, error = drawing.communicate(timeout=30)
+            _, error = drawing.communicate(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             drawing.kill()
-            error = b'no picture after 30 s'
+            drawing.communicate()
+            error = f'no picture after {_PATIENCE} s'.encode()
         self._drawing_seconds += perf_counter() - self._drawing_since
         if drawing.returncode:
             text = error.decode(errors='replace').strip().splitlines()

@@ -1,9 +1,11 @@
 import json
+import os
 import time
 from types import SimpleNamespace
 
 import cv2
 
+from openlab.engine.hooks import run_folder
 from openlab.engine.hooks.run_folder import RunFolderHook
 from openlab.utils.json_lines import encode_row
 
@@ -81,3 +83,29 @@ def test_only_the_main_process_writes(tmp_path):
     hook.after_train(runner)
     hook.after_run(runner)
     assert [p.name for p in tmp_path.iterdir()] == ['log.jsonl']
+
+
+def test_only_pictures_in_the_middle_of_training_are_drawn_at_low_priority(tmp_path):
+    hook, runner = RunFolderHook(), runner_in(tmp_path)
+    hook.before_run(runner)
+    write_log(tmp_path, 5)
+    hook.after_val(runner)
+    middle = hook._drawing
+    assert os.getpriority(os.PRIO_PROCESS, middle.pid) == 15
+    hook.after_train(runner)
+    assert middle.poll() is not None  # replaced, not waited for
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, hook._drawing.pid) == own
+    hook.after_run(runner)
+    assert (tmp_path / 'curves.png').exists()
+
+
+def test_a_picture_that_takes_too_long_is_given_up_and_reported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_folder, '_PATIENCE', 0.01)
+    hook, runner = RunFolderHook(), runner_in(tmp_path)
+    hook.before_run(runner)
+    write_log(tmp_path, 5)
+    hook.after_train(runner)
+    hook.after_run(runner)
+    assert 'could not be drawn: no picture after 0.01 s' in capsys.readouterr().err
+    assert not (tmp_path / 'curves.png').exists()
