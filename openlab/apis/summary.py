@@ -131,6 +131,8 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
     else:
         model = runner.unwrapped_model
     predictions = source.predict(model, items)
+    if not any(True for prediction in predictions for _ in prediction.tensors()):
+        return None  # features alone, as of pre-training, leave nothing to draw
     total = len(loader.source)
     scope = 'validation set' if len(items.images) == total else (
         f'{len(items.images)} of {total} validation items')
