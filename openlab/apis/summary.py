@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,6 +118,7 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
     """
     from openlab.apis import visualization as source
     from openlab.apis.prediction_report import ModelPairs, PredictionReport, collect
+    from openlab.metrics.item_errors import task_of
 
     loader = runner.val_dataloader
     if loader is None or not hasattr(loader, 'source'):
@@ -133,8 +135,12 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
     total = len(loader.source)
     indices = source.spread(total, SHEET_CANDIDATES)
     pairs = ModelPairs(model, loader, indices, loader.batch_size or 32)
+    stream = iter(pairs)
+    first_pair = next(stream, None)
+    if first_pair is None or task_of(first_pair.prediction, first_pair.truth) is None:
+        return None  # features alone, as of pre-training, leave nothing to draw
     report = PredictionReport(pairs.classes, loader.metainfo.get('palette'), limit=1)
-    collect(pairs, report)
+    collect(itertools.chain([first_pair], stream), report)
     scope = 'validation set' if report.total == total else (
         f'{report.total} of {total} validation items')
     weights = checkpoint.name if checkpoint is not None else 'last weights'

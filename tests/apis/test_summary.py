@@ -104,6 +104,14 @@ def test_a_task_without_images_has_no_sheet(tmp_path):
     assert 'predictions' not in print_summary(runner_in(tmp_path, val_dataloader=None))
 
 
+def test_features_alone_leave_nothing_to_draw(tmp_path):
+    class Features(nn.Module):
+        def forward(self, inputs, samples, mode):
+            return [DataSample(extra={'feats': torch.zeros(4)}) for _ in inputs]
+
+    assert 'predictions' not in print_summary(runner_in(tmp_path, unwrapped_model=Features()))
+
+
 def test_a_run_without_checkpoints_has_no_best_one(tmp_path):
     assert best_checkpoint(tmp_path) is None
 

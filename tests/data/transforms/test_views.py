@@ -1,5 +1,7 @@
 """Several views of one image, and the colour transforms that their recipes use."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from PIL import Image
 
 from openlab.config.build import build
 from openlab.data.collate import collate
+from openlab.data.dataloader import DataLoader
+from openlab.data.inspect import draw_items
 from openlab.data.preprocessors import ImagePreprocessor, MixUp
 from openlab.data.seeding import reseed
 from openlab.data.transforms.base import Compose
@@ -127,3 +131,18 @@ def test_colour_transforms_happen_as_often_as_they_say(transform):
     image = results()['img']
     changed = sum(not np.array_equal(transform({'img': image})['img'], image) for _ in range(400))
     assert abs(changed / 400 - transform.prob) < 0.08
+
+
+def test_views_are_shown_side_by_side():
+    class Photos(torch.utils.data.Dataset):
+        metainfo: ClassVar = {'classes': None}
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return Compose(two_and_three())(results(index))
+
+    one = draw_items(DataLoader(Photos(), num_workers=0), 1)
+    assert one.ndim == 3 and one.dtype == np.uint8
+    assert one.shape[1] >= 5 * 16  # five cells as wide as the largest view
