@@ -302,6 +302,7 @@ def written_names(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names that a statement binds, and those whose value it changes in place."""
     binds: dict[str, None] = {}
     edits: dict[str, None] = {}
+    loops: list[ast.For] = []
 
     def target(t: ast.AST) -> None:
         if isinstance(t, ast.Name):
@@ -324,7 +325,10 @@ def written_names(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
             case ast.Assign():
                 for t in n.targets:
                     target(t)
-            case ast.AnnAssign() | ast.AugAssign() | ast.For() | ast.NamedExpr():
+            case ast.For():
+                target(n.target)
+                loops.append(n)
+            case ast.AnnAssign() | ast.AugAssign() | ast.NamedExpr():
                 target(n.target)
             case ast.Delete():
                 for t in n.targets:
@@ -337,6 +341,11 @@ def written_names(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
                 walk(child)
 
     walk(node)
+    for loop in loops:  # ``for loader in (a, b): loader.x = 1`` changes a and b
+        if any(isinstance(n, ast.Name) and n.id in edits for n in ast.walk(loop.target)):
+            called = {id(n.func) for n in ast.walk(loop.iter) if isinstance(n, ast.Call)}
+            edits |= {n.id: None for n in ast.walk(loop.iter)
+                      if isinstance(n, ast.Name) and id(n) not in called}
     return tuple(binds), tuple(e for e in edits if e not in binds)
 
 

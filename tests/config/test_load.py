@@ -155,6 +155,28 @@ def test_two_bases_that_disagree_are_an_error_unless_the_child_decides(write):
     assert (cfg.model.n, cfg.train_cfg.n) == (3, 3)
 
 
+def test_overrides_reach_what_a_loop_over_settings_wrote(write):
+    write('a.py', 'val_dataloader = dict(pipeline=[1])\ntest_dataloader = dict(pipeline=[2])\n')
+    b = write('b.py', """
+        from mmengine.config import read_base
+        with read_base():
+            from .a import *
+        for loader in (val_dataloader, test_dataloader):
+            loader.pipeline = [dict(size=3), dict(size=4)]
+        del loader
+        """)
+    cfg = load_config(b, ['val_dataloader.pipeline.1.size=5'])
+    assert cfg.to_plain()['val_dataloader'] == {'pipeline': [{'size': 3}, {'size': 5}]}
+    assert cfg.to_plain()['test_dataloader'] == {'pipeline': [{'size': 3}, {'size': 4}]}
+    c = write('c.py', """
+        from mmengine.config import read_base
+        with read_base():
+            from .b import *
+        test_dataloader.pipeline[0].size = 6
+        """)
+    assert load_config(c).to_plain()['test_dataloader'] == {'pipeline': [{'size': 6}, {'size': 4}]}
+
+
 def test_configs_in_a_circle_are_named(write):
     write('a.py', CHILD.replace('.base', '.b'))
     write('b.py', CHILD.replace('.base', '.a'))
