@@ -1,8 +1,9 @@
 """What the comparisons with torchvision's detectors share."""
 
+import copy
+
 import torch
 
-from openlab.layers import conv
 from openlab.structures.data_sample import DataSample
 
 FROZEN = {'type': 'torchvision.ops.FrozenBatchNorm2d'}
@@ -44,9 +45,12 @@ def relative_error(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def same_rounding(monkeypatch):
-    """Fold no norms: a ReLU whose input is zero but for rounding would be on for one side only.
-
-    That folding itself is right, gradients included, ``tests/layers/test_blocks.py`` shows.
-    """
-    monkeypatch.setattr(conv, 'LARGE_MAP', float('inf'))
+def in_double(pair, batch):
+    """Copies in double precision, where no ReLU is on for one side only because of rounding."""
+    ours, theirs = (copy.deepcopy(model).double() for model in pair)
+    generator = theirs.rpn.anchor_generator
+    generator.cell_anchors = [cell.double() for cell in generator.cell_anchors]
+    images, samples, targets = copy.deepcopy(batch)
+    for sample, target in zip(samples, targets):
+        sample.boxes = target['boxes'] = sample.boxes.double()
+    return (ours, theirs), (images.double(), samples, targets)
