@@ -96,7 +96,7 @@ class ConvNormAct(nn.Sequential):
                 and not any(_has_hooks(module) for module in (self.conv, norm)))
 
 
-def fold_norm(weight: Tensor, norm: nn.Module,
+def fold_norm(weight: Tensor, norm: Any,
               bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that has taken in the batch normalisation behind it.
 

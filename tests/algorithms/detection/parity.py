@@ -1,5 +1,7 @@
 """What the comparisons with torchvision's detectors share."""
 
+import copy
+
 import torch
 
 from openlab.structures.data_sample import DataSample
@@ -43,6 +45,12 @@ def relative_error(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def gradient_error(actual, expected):
-    """Distance over length: a ReLU whose input is zero but for rounding may be on for one only."""
-    return ((actual - expected).norm() / expected.norm()).item()
+def in_double(pair, batch):
+    """Copies in double precision, where no ReLU is on for one side only because of rounding."""
+    ours, theirs = (copy.deepcopy(model).double() for model in pair)
+    generator = theirs.rpn.anchor_generator
+    generator.cell_anchors = [cell.double() for cell in generator.cell_anchors]
+    images, samples, targets = copy.deepcopy(batch)
+    for sample, target in zip(samples, targets):
+        sample.boxes = target['boxes'] = sample.boxes.double()
+    return (ours, theirs), (images.double(), samples, targets)
