@@ -38,6 +38,7 @@ class _Node:
 
     @property
     def channels(self) -> int:
+        """Channels, wherever the shape has them."""
         return self.shape[1] if self.kind == 'channels_first' else self.shape[-1]
 
 
@@ -255,13 +256,15 @@ def _classified(name: str, shape: tuple[int, ...], size: tuple[int, int], any_si
 def _pick(name: str, found: list[_Node], out_stages: Sequence[int] | None,
           names: Sequence[str] | None) -> list[_Node]:
     """The wanted maps among all operations of a network."""
-    last = {node.stride: node for node in found if node.kind}
+    # A classifier of convolutions gives maps too, but of classes.
+    maps = [node for node in found if node.kind and not node.name.startswith('classifier')]
+    last = {node.stride: node for node in maps}
     has = f'the last maps of {name} are ' + ', '.join(
         f'{node.name} (stride {stride})' for stride, node in last.items())
     if names is not None:
         return [_named(wanted, found, has) for wanted in names]
     if out_stages is None:
-        return [[node for node in found if node.kind][-1]]
+        return [maps[-1]]
     if list(out_stages) != sorted(set(out_stages)) or not out_stages:
         raise ValueError(f'out_stages must rise, not {tuple(out_stages)}')
     missing = [k for k in out_stages if 2**k not in last]
