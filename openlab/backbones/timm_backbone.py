@@ -111,7 +111,9 @@ class TimmBackbone(nn.Module):
         feats = self.net(x)
         if self.output == 'pooled':
             return (feats,)
-        return tuple(f.permute(0, 3, 1, 2) for f in feats) if self.is_channels_last else tuple(feats)
+        if self.is_channels_last:
+            return tuple(f.permute(0, 3, 1, 2) for f in feats)
+        return tuple(feats)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -143,8 +145,8 @@ class TimmBackbone(nn.Module):
 def _check_name(timm: Any, name: str, may_download: bool) -> None:
     if name.partition(':')[0] in ('hf-hub', 'hf_hub'):
         if not may_download:
-            raise ValueError(f'{name}: even the shape of the network is on the hub; pretrained=True '
-                             'allows to download it')
+            raise ValueError(f'{name}: even the shape of the network is on the hub; '
+                             'pretrained=True allows to download it')
     elif not name.startswith('local-dir:') and not timm.is_model(name):
         raise ValueError(f'timm has no network {name!r}'
                          + near_names(name.partition('.')[0], timm.list_models()))

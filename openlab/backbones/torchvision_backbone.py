@@ -120,9 +120,9 @@ class TorchvisionBackbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps, each (B, C, h, w), or one vector (B, C), of images x (B, 3, H, W)."""
         if self.image_size and tuple(x.shape[2:]) != (self.image_size, self.image_size):
-            raise ValueError(f'{self.name} takes images of {self.image_size} x {self.image_size} px '
-                             f'only, not {x.shape[2]} x {x.shape[3]}; resize them, or give '
-                             'image_size')
+            raise ValueError(
+                f'{self.name} takes images of {self.image_size} x {self.image_size} px only, not '
+                f'{x.shape[2]} x {x.shape[3]}; resize them, or give image_size')
         found = self.net(x)
         if self.output == 'pooled':
             return (found[self._wanted[0]],)

@@ -29,7 +29,8 @@ from openlab.backbones.outside import (
 )
 from openlab.registry import MODELS
 
-_INTERPOLATIONS = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')  # as Pillow counts
+# By their numbers in Pillow.
+_INTERPOLATIONS = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
 
 
 @MODELS.register_module()
@@ -93,8 +94,8 @@ class TransformersBackbone(nn.Module):
         self.image_size = _image_size(settings)
         self.patch_size = getattr(settings, 'patch_size', None)
         # Names of the stages exist for backbones only.
-        self.is_backbone = output == 'maps' and type(settings) in (
-            library.models.auto.modeling_auto.MODEL_FOR_BACKBONE_MAPPING)
+        known = library.models.auto.modeling_auto.MODEL_FOR_BACKBONE_MAPPING
+        self.is_backbone = output == 'maps' and type(settings) in known
         self.max_prefix = 2 + (getattr(settings, 'num_register_tokens', 0) or 0)
         self._picked: tuple[int, ...] | None = None  # of the maps that the network gives
         image = torch.empty(1, getattr(settings, 'num_channels', 3), *self.image_size,
@@ -140,10 +141,13 @@ class TransformersBackbone(nn.Module):
         return [names.index(feature) for feature in out_features]
 
     def _make(self, library: Any, settings: Any, pretrained: bool) -> Any:
-        auto = library.AutoBackbone if self.is_backbone else library.AutoModel
-        if pretrained:
-            return auto.from_pretrained(self.name, config=settings)
-        return auto.from_config(settings)
+        if not pretrained:
+            auto = library.AutoBackbone if self.is_backbone else library.AutoModel
+            return auto.from_config(settings)
+        # AutoBackbone would ask the hub about the name, even of a folder.
+        tables = library.models.auto.modeling_auto
+        table = tables.MODEL_FOR_BACKBONE_MAPPING if self.is_backbone else tables.MODEL_MAPPING
+        return table[type(settings)].from_pretrained(self.name, config=settings)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps, each (B, C, h, w), or one vector (B, C), of images x (B, 3, H, W)."""
@@ -227,7 +231,7 @@ def _read_config(library: Any, name: str | None, config: dict[str, Any] | str | 
 
     Raises:
         ValueError: if neither or both are given, or the config has no (known) ``model_type``.
-        FileNotFoundError: if nothing of that name is on this machine, and nothing may be downloaded.
+        FileNotFoundError: if nothing of that name is here, and nothing may be downloaded.
     """
     if (name is None) == (config is None):
         raise ValueError('TransformersBackbone takes a name or a config, one of them')

@@ -26,7 +26,7 @@ def assert_serves_detectors_and_segmentors(cfg: dict[str, Any], size: int = 64) 
     image = torch.randn(1, 3, size, size)
     detector = build({
         'type': 'FCOS', 'backbone': {**cfg, 'out_stages': (3, 4, 5)},
-        'neck': {'type': 'FPN', 'out_channels': 32, 'extra': 'p6p7', 'extra_from': 'p5'},
+        'neck': {'type': 'FPN', 'out_channels': 64, 'extra': 'p6p7', 'extra_from': 'p5'},
         'head': {'type': 'FCOSHead', 'num_classes': 3, 'num_convs': 1}})
     segmentor = build({'type': 'DeepLabV3', 'backbone': cfg,
                        'head': {'type': 'DeepLabV3Head', 'num_classes': 3, 'channels': 8}})

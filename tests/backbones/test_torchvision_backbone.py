@@ -112,7 +112,7 @@ def test_preprocessing_is_that_of_the_weights():
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'name': 'resnet5O'}, 'did you mean resnet50'),
     ({'name': 'fasterrcnn_resnet50_fpn'}, 'openlab has detectors and segmentors of its own'),
-    ({'name': 'resnet18', 'out_stages': (7,)}, r'no map at stride 128.*layer4.1.relu_1 \(stride 32'),
+    ({'name': 'resnet18', 'out_stages': (7,)}, r'stride 128.*layer4.1.relu_1 \(stride 32'),
     ({'name': 'resnet18', 'nodes': ('layer5',)}, "no node 'layer5'"),
     ({'name': 'resnet18', 'nodes': ('fc',)}, 'which is no map'),
     ({'name': 'resnet18', 'nodes': ('layer1',), 'output': 'pooled'}, 'only one of'),

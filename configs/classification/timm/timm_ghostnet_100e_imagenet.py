@@ -1,6 +1,6 @@
 """GhostNet of timm on ImageNet; another name is another network of timm.
 
-* Network: https://arxiv.org/abs/1911.11907, as timm builds it (``pip install timm``)
+* Network: https://arxiv.org/abs/1911.11907 (``pip install timm``)
 * Command: ``openlab train configs/classification/timm/timm_ghostnet_100e_imagenet.py``
 """
 

@@ -1,6 +1,6 @@
 """Big Transfer's ResNet of transformers on ImageNet; another config is another network.
 
-* Network: https://arxiv.org/abs/1912.11370, as transformers builds it (``pip install transformers``)
+* Network: https://arxiv.org/abs/1912.11370 (``pip install transformers``)
 * Command: ``openlab train configs/classification/transformers/transformers_bit_100e_imagenet.py``
 """
 
