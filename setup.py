@@ -23,6 +23,8 @@ LLM = ['tokenizers', 'gguf', 'jinja2']
 HF = ['huggingface_hub']
 WANDB = ['wandb']
 MLFLOW = ['mlflow']
+TIMM = ['timm>=1.0']
+TRANSFORMERS = ['transformers>=5']
 
 
 class BuildWithShippedFiles(build_py):
@@ -84,7 +86,10 @@ setup(
         'hf': HF,
         'wandb': WANDB,
         'mlflow': MLFLOW,
-        'all': JPEG + TEST + DOCS + ALBUMENTATIONS + LLM + HF + WANDB + MLFLOW,
+        'timm': TIMM,
+        'transformers': TRANSFORMERS,
+        'all': JPEG + TEST + DOCS + ALBUMENTATIONS + LLM + HF + WANDB + MLFLOW
+        + TIMM + TRANSFORMERS,
     },
     entry_points={'console_scripts': ['openlab = openlab.cli:main']},
     classifiers=[

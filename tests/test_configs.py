@@ -138,6 +138,11 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     # The class that a random teacher is surest of teaches nothing; its soft targets hardly disturb.
     'HardTargetLoss': lambda cfg: {'type': 'SoftTargetLoss'},
     'FeaturePair': lambda cfg: {'in_channels': 32, 'out_channels': 128},
+    'TimmBackbone': lambda cfg: {'name': 'test_resnet'},
+    'TorchvisionBackbone': lambda cfg: {'name': 'mobilenet_v2', 'options': {'width_mult': 0.25}},
+    'TransformersBackbone': lambda cfg: {'config': {
+        'model_type': 'resnet', 'embedding_size': 8, 'hidden_sizes': (8, 16, 24, 32),
+        'depths': (1, 1, 1, 1), 'layer_type': 'basic'}},
     # Beside random weights that stay as they are, little could be learned.
     'LoRA': lambda cfg: {'rank': 4, 'trainable': ['embedding', 'norm']},
     # with one channel to a group, group norm would let nothing through from maps of one pixel

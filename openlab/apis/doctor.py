@@ -40,8 +40,8 @@ OPTIONAL: tuple[tuple[str, str, str], ...] = (
     ('albumentations', 'transforms of albumentations', 'albumentations'),
     ('sklearn', 'the digits of the quickstart, t-SNE', 'scikit-learn'),
     ('faster_coco_eval', 'COCO metrics', 'faster-coco-eval'),
-    ('timm', 'weights of timm', 'timm'),
-    ('transformers', 'tokenizers and weights of Hugging Face', 'transformers'),
+    ('timm', 'networks and weights of timm', 'timm'),
+    ('transformers', 'networks, tokenizers and weights of Hugging Face', 'transformers'),
 )
 
 
