@@ -51,23 +51,38 @@ def section(script: Path, code: int, text: str) -> str:
             f'```text\n{text.strip()}\n```\n')
 
 
+def sections_of(page: Path) -> dict[str, str]:
+    """The sections of a page written before, by the name of their benchmark."""
+    text = page.read_text('utf-8') if page.is_file() else ''
+    parts = text.split('\n## ')[1:]
+    return {part.partition('\n')[0].strip(): f'## {part.rstrip()}\n' for part in parts}
+
+
 def main() -> int:
     """Run all (or the named) benchmarks; 1 if any of them misses a limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('names', nargs='*', help='benchmarks to run, by default all of them')
-    parser.add_argument('--write', type=Path, metavar='FILE', help='Markdown page to write')
+    parser.add_argument('--write', type=Path, metavar='FILE',
+                        help='Markdown page to write; what it says of benchmarks that are not run '
+                             'now stays')
     args = parser.parse_args()
     chosen = [s for s in benchmarks() if not args.names or s.stem in args.names]
-    sections, failed = [], 0
+    known = {script.stem for script in benchmarks()}
+    unknown = sorted(set(args.names) - known)
+    if unknown:
+        parser.error(f'no benchmark {unknown[0]!r}; there are {", ".join(sorted(known))}')
+    sections, failed = {}, 0
     for script in chosen:
         start = time.perf_counter()
         code, text = run(script)
         text += f'took {time.perf_counter() - start:.0f} s\n'
         print(text, flush=True)
         failed += code != 0
-        sections.append(section(script, code, text))
+        sections[script.stem] = section(script, code, text)
     if args.write:
-        args.write.write_text(HEAD + '\n'.join(sections), encoding='utf-8')
+        kept = {name: part for name, part in sections_of(args.write).items() if name in known}
+        found = {**kept, **sections}
+        args.write.write_text(HEAD + '\n'.join(found[name] for name in sorted(found)), 'utf-8')
     return min(failed, 1)
 
 

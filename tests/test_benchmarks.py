@@ -154,3 +154,14 @@ def test_annotation_memory_reads_the_same_content_in_both_ways(tmp_path):
     numbers = [ours[i] for i in range(12)]
     assert numbers == [peer[i] for i in range(12)]
     assert 20 < sum(numbers) / 2 < 200
+
+
+def test_a_page_keeps_what_is_not_run_again(helpers, tmp_path):
+    _, run_all = helpers
+    page = tmp_path / 'page.md'
+    first = {'loop': 'a 1 2 ok', 'startup': 'b 3 2 MISS'}
+    sections = [run_all.section(Path(f'{name}.py'), 0, text) for name, text in first.items()]
+    page.write_text(run_all.HEAD + '\n'.join(sections))
+    found = run_all.sections_of(page)
+    assert list(found) == ['loop', 'startup'] and list(found.values()) == sections
+    assert run_all.sections_of(tmp_path / 'none.md') == {}
