@@ -20,7 +20,8 @@ TASKS = {
                  'model.head.num_layers=1', 'model.head.num_points=64'],
     'multitask': RESIZED,
     'language_model': [
-        'dataset.source=text', 'vocab_size=300', 'context_length=32', 'model.backbone.num_layers=1',
+        'dataset.source=text', 'dataset.val_share=0.4', 'vocab_size=300', 'context_length=32',
+        'model.backbone.num_layers=1',
         'model.backbone.embed_dim=24', 'train_dataloader.batch_size=2',
         'val_dataloader.batch_size=2'],
 }
