@@ -9,6 +9,7 @@ constructor knows; names are compared without case, hyphens and the difference o
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import inspect
 import itertools
@@ -62,12 +63,20 @@ def kind_of(module: str, name: str) -> str:
     """
     folder = [*module.split('.'), ''][1] if module.startswith('openlab.') else ''
     if folder in _PACKAGES:
-        is_text = folder == 'backbones' and 'vocab_size' in _arguments(module, name)
-        return 'text backbone' if is_text else _PACKAGES[folder]
+        return _kind_of_backbone(module, name) if folder == 'backbones' else _PACKAGES[folder]
     for ending, kind in _ENDINGS.items():
         if name.endswith(ending):
             return kind
     return 'algorithm' if folder == 'algorithms' else 'layer' if folder == 'layers' else 'part'
+
+
+def _kind_of_backbone(module: str, name: str) -> str:
+    """A network of images, one of texts, or a neck that stands beside its one backbone."""
+    target = getattr(importlib.import_module(module), name)
+    if 'vocab_size' in signature_of(target).parameters:
+        return 'text backbone'
+    takes = parameter_hints(target).get('in_channels', int)
+    return 'backbone' if any(option is int for option in options(takes)) else 'neck'
 
 
 def kind_at(key: str, old: Any) -> str:

@@ -9,7 +9,7 @@ from openlab.cli import main
 # Few and small items: what is tested is whether a command works.
 SCENES = ['make.train=8', 'make.val=4', 'make.size=64', 'data_root=data',
           'train_dataloader.batch_size=2', 'val_dataloader.batch_size=2',
-          'train_dataloader.num_workers=0']
+          'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
 RESIZED = [*SCENES, 'image_size=64', 'model.backbone.base_channels=8']
 DETECTION = [*RESIZED, 'model.neck.out_channels=16', 'model.head.num_convs=1']
 TASKS = {
@@ -20,7 +20,8 @@ TASKS = {
                  'model.head.num_layers=1', 'model.head.num_points=64'],
     'multitask': RESIZED,
     'language_model': [
-        'dataset.source=text', 'vocab_size=300', 'context_length=32', 'model.backbone.num_layers=1',
+        'dataset.source=text', 'dataset.val_share=0.4', 'vocab_size=300', 'context_length=32',
+        'model.backbone.num_layers=1',
         'model.backbone.embed_dim=24', 'train_dataloader.batch_size=2',
         'val_dataloader.batch_size=2'],
 }

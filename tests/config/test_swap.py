@@ -165,9 +165,9 @@ def test_kinds_of_parts():
     entries = MODELS.entries()
     kinds = {n: kind_of(entries[n].module, n) for n in (
         'ResNet', 'FPN', 'DiceLoss', 'FCOSHead', 'LinearHead', 'IoUAssigner', 'BalancedSampler',
-        'TextTransformer', 'ImagePreprocessor', 'AnchorGenerator', 'FCOS') if n in entries}
+        'TextTransformer', 'ImagePreprocessor', 'AnchorGenerator', 'FCOS', 'HRMerge')}
     assert kinds == {
         'ResNet': 'backbone', 'FPN': 'neck', 'DiceLoss': 'loss', 'FCOSHead': 'head',
         'LinearHead': 'head', 'IoUAssigner': 'assigner', 'BalancedSampler': 'sampler',
         'TextTransformer': 'text backbone', 'ImagePreprocessor': 'preprocessor',
-        'AnchorGenerator': 'anchor generator', 'FCOS': 'algorithm'}
+        'AnchorGenerator': 'anchor generator', 'FCOS': 'algorithm', 'HRMerge': 'neck'}

@@ -124,7 +124,6 @@ def make_runner(work_dir: str, **changes: Any) -> Runner:
     options = {**DEFAULTS, **changes}
     torch.manual_seed(0)  # the model is made before the runner seeds
     model, dataset = parts_of(options['algorithm'], options)
-    dataset = (NoisyPoints if options['noise'] else Points)(options['size'])
     loader = {'dataset': dataset, 'batch_size': options['batch_size'],
               'num_workers': options['workers'], 'collate': collate,
               'sampler': {'type': 'DefaultSampler', 'shuffle': True}}
