@@ -142,6 +142,11 @@ _OPENMMLAB_KEYS = (
 )
 
 
+def _to_rgb(kernel: Tensor) -> Tensor:
+    """The kernel that sees red first where the given one, of three channels, sees blue first."""
+    return kernel.flip(1) if kernel.shape[1] == 3 else kernel
+
+
 @MODELS.register_module()
 class RegNet(nn.Module):
     """RegNet X and Y of any published size.
@@ -171,7 +176,9 @@ class RegNet(nn.Module):
         KeyMap('torchvision', _torchvision_keys(),
                signature=(r'^trunk_output\.block1\.block1-0\.f\.a\.0\.',)),
         KeyMap('timm', _TIMM_KEYS, signature=(r'^s1\.b1\.conv1\.conv\.', r'^s4\.b1\.')),
-        KeyMap('openmmlab', _OPENMMLAB_KEYS, signature=(r'^layer1\.0\.conv3\.',)),
+        # All of them come from a project that reads images as BGR.
+        KeyMap('openmmlab', _OPENMMLAB_KEYS, transforms=((r'^stem\.conv\.weight$', _to_rgb),),
+               signature=(r'^layer1\.0\.conv3\.',)),
     )
 
     def __init__(

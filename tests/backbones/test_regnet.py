@@ -34,6 +34,15 @@ def test_parameter_count_of_the_largest_is_the_published_one():
     assert count(net) == weights.meta['num_params'] - 1000 * (net.out_channels[0] + 1)
 
 
+def test_weights_of_openmmlab_that_read_bgr_come_to_read_rgb():
+    torch.manual_seed(0)
+    kernel, rgb = torch.randn(8, 3, 3, 3), torch.randn(1, 3, 8, 8)
+    state = {'conv1.weight': kernel, 'layer1.0.conv3.weight': torch.zeros(1)}
+    ours = key_map(RegNet, 'openmmlab', state).apply(state)['stem.conv.weight']
+    expected = torch.nn.functional.conv2d(rgb.flip(1), kernel)
+    torch.testing.assert_close(torch.nn.functional.conv2d(rgb, ours), expected)
+
+
 def test_widths_follow_the_line_in_powers_of_the_step():
     # widths on the line: 16, 24, 32, 40, 48; nearest powers of 2 times 16: 16, 32, 32, 32, 64
     assert stage_sizes(5, 16, 8.0, 2.0, 8) == [(16, 1), (32, 3), (64, 1)]

@@ -55,3 +55,11 @@ def test_one_more_class_costs_one_row_of_the_head():
     assert tool.with_classes(variant, 1000) is variant
     more = tool.with_classes(variant, 1010)
     assert more.params == 1_010_250 and more.overrides == ('model.head.num_classes=1010',)
+
+
+def test_an_edit_reaches_the_backbone_or_the_part_that_it_names():
+    tool = script('check_runs')
+    model = {'backbone': {'size': 'w18'}, 'neck': {'type': 'HRMerge'}}
+    edited = tool.edited_model(model, {'size': 'w32', 'neck.bias': False})
+    assert edited == {'backbone': {'size': 'w32'}, 'neck': {'type': 'HRMerge', 'bias': False}}
+    assert model['backbone'] == {'size': 'w18'}

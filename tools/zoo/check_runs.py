@@ -16,7 +16,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,15 @@ VARIANTS: dict[str, dict[str, tuple[Any, ...]]] = {
         '8.0gf', '12gf', '16gf', '32gf'))},
     'VisionTransformer': {'image_size': (224, 256, 384, 448, 512, 518)},
     'MobileNetV2': {'width': (0.5, 0.75, 1.0, 1.1, 1.4)},
+    'MobileNetV4': {'width': (0.35, 0.5, 0.75, 1.0), 'pool_down': (False, True)},
+    'HRNet': {'size': ('w18_small', 'w18_small_v2', *(f'w{n}' for n in (18, 30, 32, 40, 44, 48,
+                                                                      64))),
+              'neck.bias': (True, False)},
+    'ResNeSt': {'depth': (14, 26, 50, 101, 200, 269)},
+    'CSPNet': {'size': ('darknet53', 'resnet50', 'resnet50d', 'resnext50')},
 }
+# Parameters of auxiliary classifiers, which only training uses and key maps drop.
+AUXILIARY = {('torchvision', 'inception_v3'): 3_326_696}
 EXTRA: dict[str, tuple[str, ...]] = {  # settings of norms that some published weights ask for
     'EfficientNet': ("model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}",),
     'MobileNetV3': ("model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}",),
@@ -72,6 +80,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--contracts', type=Path, help='names and shapes of OpenMMLab')
     parser.add_argument('--only', default='', help='start of the names to check')
+    parser.add_argument('--families', nargs='*', default=[''],
+                        help='folders of configs/classification to compare with; by default all')
     parser.add_argument('--minutes', type=float, default=60, help='stop after this time')
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -79,8 +89,8 @@ def main() -> None:
     records = {name: r for name, r in old.items() if not name.startswith(args.only)}
     end = time.monotonic() + 60 * args.minutes
     for name, record in itertools.chain(
-            check_own(args.only), check_published(args.only, end),
-            check_openmmlab(args.contracts) if args.contracts else ()):
+            check_own(args.only), check_published(args.only, end, args.families),
+            check_openmmlab(args.contracts, args.only) if args.contracts else ()):
         records[name] = record
         write(records)
     print(f'{len(records)} entries run')
@@ -100,17 +110,18 @@ def record_of(variant: Variant, proof: str, tensors: int) -> dict[str, Any]:
     return {**found, 'overrides': list(variant.overrides)} if variant.overrides else found
 
 
-def our_variants() -> Iterator[Variant]:
+def our_variants(families: Sequence[str] = ('',)) -> Iterator[Variant]:
     """Our classifiers of 1,000 classes: each config and the sizes that it may be set to."""
     seen = set()
-    files = sorted((CONFIGS / 'classification').rglob('*_imagenet*.py'))
+    files = sorted(file for family in families
+                   for file in (CONFIGS / 'classification' / family).rglob('*_imagenet*.py'))
     models = {file: load_config(file).to_plain()['model'] for file in files}
     plain = [(file, {}) for file in files]  # a config as it is comes before one with edits
     edited = [(file, dict(edits)) for file in files for edits in edits_of(models[file])]
     for file, changes in plain + edited:
-        network = {**models[file], 'backbone': {**models[file]['backbone'], **changes}}
+        network = edited_model(models[file], changes)
         used = {k: v for k, v in network['backbone'].items() if k != 'drop_path'}
-        key = json.dumps([used, network['head']['type']], sort_keys=True)
+        key = json.dumps([used, network.get('neck'), network['head']['type']], sort_keys=True)
         if key in seen:
             continue
         seen.add(key)
@@ -123,9 +134,23 @@ def our_variants() -> Iterator[Variant]:
                 if isinstance(m, nn.Linear) and m.out_features == 1000]
         yield Variant(
             file.relative_to(CONFIGS).as_posix(),
-            tuple(f'model.backbone.{name}={value!r}' for name, value in changes.items()),
+            tuple(f'model.{place(name)}={value!r}' for name, value in changes.items()),
             sum(p.numel() for p in built.parameters()),
             network['backbone']['type'].rpartition('.')[2], sum(n + 1 for n in ends))
+
+
+def place(name: str) -> str:
+    """Where a setting of ``VARIANTS`` stands in a model."""
+    return name if '.' in name else f'backbone.{name}'
+
+
+def edited_model(model: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a model with other settings."""
+    result = dict(model)
+    for name, value in changes.items():
+        part, _, key = place(name).partition('.')
+        result[part] = {**result[part], key: value}
+    return result
 
 
 def edits_of(model: Mapping[str, Any]) -> Iterator[tuple[tuple[str, Any], ...]]:
@@ -169,21 +194,22 @@ def check_own(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield model['name'], record_of(variant, 'its weights load', len(report.matched))
 
 
-def check_published(only: str, end: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def check_published(only: str, end: float,
+                    families: Sequence[str] = ('',)) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of torchvision and timm with as many parameters as a network of ours."""
     wanted = [model for source in ('torchvision', 'timm') for model in models_of(source)
               if model.get('params') and model['name'].startswith(only)]
     if not wanted:
         return
     done: dict[tuple[str, str, int, int], dict[str, Any] | None] = {}
-    variants = list(our_variants())
+    variants = list(our_variants(families))
     print(f'{len(variants)} networks of ours', flush=True)
     for model in wanted:
         classes = model.get('num_classes', 1000)
         if not classes or model['name'].startswith('torchvision/quantized_'):
             continue
-        same = [v for v in (with_classes(v, classes) for v in variants)
-                if v.params == model['params']]
+        params = model['params'] - AUXILIARY.get((model['source'], model['architecture']), 0)
+        same = [v for v in (with_classes(v, classes) for v in variants) if v.params == params]
         key = (model['source'], model['architecture'], classes, model['params'])
         if key not in done and same and time.monotonic() < end:
             done[key] = first_fit(model, classes, same)
@@ -286,13 +312,13 @@ def same_numbers(whole: nn.Module, variant: Variant, size: int) -> bool:
     return error <= TOLERANCE
 
 
-def check_openmmlab(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def check_openmmlab(file: Path, only: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of mmpretrain and mmselfsup whose contract fits."""
     contracts = read_contracts(file)
     fits: dict[str, dict[str, Any] | None] = {}
     for model in [*models_of('mmpretrain'), *models_of('mmselfsup')]:
         config = model.get('source_config')
-        if config not in contracts:
+        if config not in contracts or not model['name'].startswith(only):
             continue
         if config not in fits:
             fits[config] = contract_record(config, contracts[config])
