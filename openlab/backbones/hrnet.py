@@ -84,8 +84,8 @@ class HRModule(nn.Module):
     def _sum(self, maps: Sequence[Tensor], target: int) -> Tensor:
         # From the finest to the coarsest, as the published networks add.
         total: Tensor | None = None
-        for j, (x, path) in enumerate(zip(maps, self.fuse[str(target)])):  # type: ignore[arg-type]
-            part = path(x)
+        for j, path in enumerate(self.fuse[str(target)].children()):
+            part = path(maps[j])
             if j > target:
                 part = F.interpolate(
                     part, maps[target].shape[2:], mode=self.upsample,
@@ -207,7 +207,7 @@ class HRNet(nn.Module):
                   for b, c in zip(before, branches)),
                 ConvNormAct(before[-1], branches[-1], 3, 2, **style)]))
             # The last sums need not give a map that nobody reads.
-            outputs = [range(i + 2)] * (num - 1)
+            outputs: list[Sequence[int]] = [range(i + 2)] * (num - 1)
             outputs.append(range(i + 2) if i < 2 else [s - 2 for s in self.out_stages])
             self.stages.append(nn.Sequential(*(
                 HRModule(branches, num_blocks or default[4], out, upsample, **style)
@@ -221,8 +221,8 @@ class HRNet(nn.Module):
         """Maps of ``out_stages``, each (B, C, H / stride, W / stride), from x (B, 3, H, W)."""
         maps = [self.bottlenecks(self.stem(x))]
         for transition, stage in zip(self.transitions, self.stages):
-            *kept, new = transition  # type: ignore[misc]
-            maps = stage([*(t(m) for t, m in zip(kept, maps)), new(maps[-1])])
+            parts = list(transition.children())  # one for each map, one that begins a branch
+            maps = stage([*(part(m) for part, m in zip(parts, maps)), parts[-1](maps[-1])])
         return tuple(maps)
 
 

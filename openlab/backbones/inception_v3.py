@@ -185,9 +185,9 @@ class InceptionV3(nn.Module):
     def _part(self, part: _Step | _Branches, channels: int) -> tuple[nn.Module, int]:
         """The module for a row of the tables, and the channels that it gives."""
         if isinstance(part, _Pool):
-            padding = 1 if self._with_padding or not part.is_max else 0
-            pool = nn.MaxPool2d(3, 2, padding) if part.is_max else nn.AvgPool2d(3, 1, padding)
-            return pool, channels
+            if part.is_max:
+                return nn.MaxPool2d(3, 2, 1 if self._with_padding else 0), channels
+            return nn.AvgPool2d(3, 1, 1), channels
         if isinstance(part, _Conv):
             out = max(round(part.channels * self._width), 1)
             padding = None if part.padded or self._with_padding else 0

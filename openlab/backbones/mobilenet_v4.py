@@ -61,12 +61,19 @@ class _MQA(NamedTuple):
     kv_stride: int
 
 
+_Row = _Conv | _Fused | _UIB | _MQA
+
+
+def _repeat(times: int, *rows: _Row) -> list[_Row]:
+    return list(rows) * times
+
+
 class _Size(NamedTuple):
     """A size: channels of the stem, of stages 2 to 5, activation, and what the stages hold."""
 
     stem_channels: int
     channels: tuple[int, int, int, int]
-    stages: tuple[Sequence[_Conv | _Fused | _UIB | _MQA], ...]
+    stages: tuple[Sequence[_Row], ...]
     act: type[nn.Module] = nn.ReLU
     layer_scale: float | None = None
 
@@ -107,9 +114,9 @@ _SIZES: dict[str, _Size] = {
         (_Fused(4),),
         (_UIB(3, 5, 4), _UIB(3, 3, 4)),
         (_UIB(3, 5, 4), *[_UIB(3, 3, 4)] * 3, _UIB(3, 5, 4), *[_UIB(5, 3, 4)] * 2,
-         *[_LARGE_MQA[0], _UIB(5, 3, 4)] * 3, _LARGE_MQA[0], _UIB(3, 0, 4)),
+         *_repeat(3, _LARGE_MQA[0], _UIB(5, 3, 4)), _LARGE_MQA[0], _UIB(3, 0, 4)),
         (*[_UIB(5, 5, 4)] * 4, _UIB(5, 0, 4), _UIB(5, 3, 4), *[_UIB(5, 0, 4)] * 2, _UIB(5, 3, 4),
-         _UIB(5, 5, 4), *[_LARGE_MQA[1], _UIB(5, 0, 4)] * 4)),
+         _UIB(5, 5, 4), *_repeat(4, _LARGE_MQA[1], _UIB(5, 0, 4)))),
         act=nn.GELU, layer_scale=1e-5),
 }
 

@@ -299,7 +299,7 @@ def same_numbers(whole: nn.Module, variant: Variant, size: int) -> bool:
         load_weights(ours, whole.state_dict())
         image = torch.randn(1, 3, size, size)
         expected = whole(image)
-        got = ours.head(ours.backbone(image))
+        got = ours.outputs(image)
     except (ValueError, RuntimeError, AssertionError) as error:
         print(f'  {variant.config} {variant.overrides}: {str(error).splitlines()[0][:150]}')
         return False
