@@ -160,7 +160,8 @@ def _all_strides(timm: Any, name: str, arguments: dict[str, Any]) -> list[int]:
     """
     try:
         with torch.device('meta'):
-            net = timm.create_model(name, features_only=True, **arguments)
+            # One index, because the number that a family has by default may be too many here.
+            net = timm.create_model(name, features_only=True, out_indices=(0,), **arguments)
     except (RuntimeError, AttributeError, AssertionError) as error:
         raise ValueError(f"timm gives no maps of {name} ({error}); output='pooled' gives its "
                          'vector') from error

@@ -32,7 +32,7 @@ def assert_serves_detectors_and_segmentors(cfg: dict[str, Any], size: int = 64) 
                        'head': {'type': 'DeepLabV3Head', 'num_classes': 3, 'channels': 8}})
     with torch.no_grad():
         outputs = detector.eval()(image)
-        logits = segmentor.eval()(image)
+        logits = segmentor.eval()(image).logits
     tensors = [t for t in torch.utils._pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
     assert tensors and all(t.isfinite().all() for t in tensors)
     assert logits.shape[:2] == (1, 3)

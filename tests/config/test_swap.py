@@ -46,7 +46,7 @@ def test_weights_come_with_a_name_of_the_zoo():
     ('model.backbone=FocalLoss', 'a backbone belongs there .*ResNet-50.* FocalLoss is a loss'),
     ('model.backbone=LlamaDecoder', 'LlamaDecoder is a text backbone'),
     ('model.neck=ResNet', 'a neck belongs there .*FPN.* ResNet is a backbone'),
-    ('model.head.cls_loss=IoUAssigner', 'a loss belongs there .*FocalLoss.* is an assigner'),
+    ('model.head.cls_loss=IoUAssigner', 'a loss belongs there .*Loss.* and IoUAssigner is an assigner'),
     ('model.head.cls_loss=FokalLoss', 'no loss named .* did you mean FocalLoss')])
 def test_a_wrong_name_says_what_is_accepted(edit, message):
     with pytest.raises(ConfigError, match=message):
@@ -74,7 +74,7 @@ def test_a_zoo_name_brings_its_weights():
         cfg = load_config(FCOS, ['model.backbone=torchvision://resnet50'])
     assert cfg.load_from.source == 'torchvision://resnet50'
     assert cfg.load_from.allow_missing == [r'^neck\.', r'^head\.']
-    assert cfg.model.backbone.norm == {'type': 'torchvision.ops.FrozenBatchNorm2d'}
+    assert cfg.model.backbone.norm.type.dotted_path == 'openlab.layers.norm.FrozenBatchNorm2d'
 
 
 def test_later_edits_reach_into_the_new_part():
@@ -94,7 +94,7 @@ def test_a_plain_transformer_gets_a_pyramid():
     shell = cfg.model.backbone
     assert shell.type.dotted_path.endswith('.DenseBackbone')
     assert shell.backbone.output == 'maps'
-    assert shell.neck.strides == (8, 16, 32)
+    assert shell.neck.strides == (4, 8, 16)
 
 
 def test_a_classifier_takes_a_backbone_as_it_was_published():
@@ -112,15 +112,15 @@ def test_a_neck_makes_the_levels_of_the_one_before():
 
 def test_swap_writes_a_config_that_loads_and_inherits(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(['config', 'swap', 'quickstart/detection', 'model.backbone=ShuffleNetV2-0.5',
+    assert cli.main(['config', 'swap', FCOS, 'model.backbone=ShuffleNetV2-0.5',
                      'model.head.cls_loss=FocalLoss']) == 0
-    file = tmp_path / 'detection_shufflenetv2_0_5_focalloss.py'
+    file = tmp_path / 'fcos_resnet50_12e_coco_shufflenetv2_0_5_focalloss.py'
     text = file.read_text('utf-8')
-    assert 'from openlab.configs.quickstart.detection import *' in text
+    assert 'from openlab.configs.detection.fcos.fcos_resnet50_12e_coco import *' in text
     assert 'model.backbone = dict(type=ShuffleNetV2, width=0.5, out_stages=(3, 4, 5))' in text
     assert f'written to {file.name}' in capsys.readouterr().out
-    assert load_config(file).model.head.num_classes == 10
-    assert cli.main(['config', 'swap', 'quickstart/detection', 'model.backbone=ShuffleNetV2-0.5',
+    assert load_config(file).model.head.num_classes == 80
+    assert cli.main(['config', 'swap', FCOS, 'model.backbone=ShuffleNetV2-0.5',
                      'model.head.cls_loss=FocalLoss']) == 2
     assert 'exists already' in capsys.readouterr().err
 

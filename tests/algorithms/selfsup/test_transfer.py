@@ -97,14 +97,14 @@ def test_a_checkpoint_goes_into_a_classifier_and_into_detectors(run):
         assert sorted(report.matched) == sorted(f'backbone.{key}' for key in trained)
 
 
-def test_load_from_of_a_config_takes_the_backbone_and_says_so(run, tmp_path):
+def test_load_from_of_a_config_takes_the_backbone_and_says_so(run, tmp_path, monkeypatch):
     method, runner, checkpoint = run
     tuned = Runner.from_config({
         'model': targets(method)['ImageClassifier'], 'work_dir': str(tmp_path),
         'load_from': {'source': str(checkpoint), 'replace_head': True},
         'default_hooks': NO_HOOKS, 'loggers': []})
     said = []
-    tuned.logger.info = lambda text, *values: said.append(text % values)
+    monkeypatch.setattr(tuned.logger, 'info', lambda text, *values: said.append(text % values))
     tuned.load_weights()
     trained = runner.unwrapped_model.backbone.state_dict()
     assert all(tuned.model.backbone.state_dict()[k].equal(v) for k, v in trained.items())
