@@ -23,6 +23,14 @@ from openlab.registry import MODELS
 from .test_configs import shrink
 from .test_configs import test_loss_is_finite_and_every_parameter_gets_a_gradient as take_steps
 
+# Networks of other packages, which are named.
+NAMED = {
+    'TimmBackbone': {'name': 'test_resnet'},
+    'TorchvisionBackbone': {'name': 'mobilenet_v2'},
+    'TransformersBackbone': {'config': {
+        'model_type': 'resnet', 'embedding_size': 8, 'hidden_sizes': [8, 16, 24, 32],
+        'depths': [1, 1, 1, 1], 'layer_type': 'basic'}},
+}
 SMALL_WORDS = ('atto', 'nano', 'tiny', 'small', 'base')
 
 
@@ -51,7 +59,7 @@ def smallest(name):
     entry = backbone_classes()[name]
     argument, sizes = sizes_of(MODELS.get(name))
     words = [s for w in SMALL_WORDS for s in sizes if isinstance(s, str) and s.endswith(w)]
-    cfg = ConfigDict(type=LazyName(f'{entry.module}.{name}'))
+    cfg = ConfigDict(type=LazyName(f'{entry.module}.{name}'), **NAMED.get(name, {}))
     if argument:
         cfg[argument] = words[0] if words else sizes[0]
     return cfg

@@ -138,7 +138,7 @@ class TimmBackbone(nn.Module):
         inner, prefix = self.net, 'net.'
         if not hasattr(inner, 'no_weight_decay') and hasattr(inner, 'model'):
             inner, prefix = inner.model, 'net.model.'
-        listed = getattr(inner, 'no_weight_decay', set)()
+        listed: set[str] = getattr(inner, 'no_weight_decay', set)()
         return {f'{prefix}{name}' for name in listed} & dict(self.named_parameters()).keys()
 
 
