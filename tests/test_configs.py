@@ -152,7 +152,7 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'RetinaHead': lambda cfg: {'num_convs': 1, 'limits': ALL_BOXES},
     'FCOSHead': lambda cfg: {'num_convs': 1, 'limits': ALL_BOXES},
     'RPNHead': lambda cfg: {'train_limits': FEW_PROPOSALS, 'test_limits': FEW_PROPOSALS},
-    'BoxHead': lambda cfg: {'hidden': 32},
+    'BoxHead': lambda cfg: {'hidden': 96},
     'MaskHead': lambda cfg: {'hidden': 16, 'num_convs': 1},
     'LlamaDecoder': lambda cfg: {
         'embed_dim': 32, 'num_layers': 2, 'num_heads': 2, 'num_kv_heads': 1, 'hidden_dim': 64},
@@ -585,7 +585,7 @@ def test_a_tiny_batch_can_be_learned_by_heart(cfg):
     batch = prepared(model, task.batch(8))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     first = None
-    for step in range(1, 201):
+    for step in range(1, 301):
         if task.learned is None:
             torch.manual_seed(0)  # the same patches are hidden in every step
         losses = model.train()(batch['inputs'], batch['samples'], mode='loss')

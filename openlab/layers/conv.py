@@ -76,7 +76,10 @@ class ConvNormAct(nn.Sequential):
         if not self._is_folding_cheaper(x):
             return super().forward(x)
         x = self.conv._conv_forward(x, *fold_norm(self.conv.weight, self.norm, self.conv.bias))
-        return self.act(x) if 'act' in self._modules else x
+        for name, module in self.named_children():  # activation, and what was put behind it
+            if name not in ('conv', 'norm'):
+                x = module(x)
+        return x
 
     def _is_folding_cheaper(self, x: Tensor) -> bool:
         """Whether to fold: with fixed statistics, large maps, and nobody listening in between.
