@@ -74,6 +74,8 @@ class ModelStats:
 def input_shape_of(cfg: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape (C, H, W) in which a config's test pipeline hands over an image.
 
+    A dataset of text has no pipeline; its ``context_length`` is the number of tokens.
+
     The pipeline, without what loads files, is run on two blank images of different size. Where
     it leaves their size alone, the dataset's class may say how large its images are by an
     attribute ``image_size``. Where evaluation takes images as they are, the crops of the training
@@ -86,7 +88,11 @@ def input_shape_of(cfg: Mapping[str, Any]) -> tuple[int, ...]:
         dataset = (cfg.get(f'{stage}_dataloader') or {}).get('dataset')
         while isinstance(dataset, Mapping) and 'pipeline' not in dataset and 'dataset' in dataset:
             dataset = dataset['dataset']  # a wrapper
-        if not (isinstance(dataset, Mapping) and 'pipeline' in dataset):
+        if not isinstance(dataset, Mapping):
+            continue
+        if 'pipeline' not in dataset:
+            if isinstance(dataset.get('context_length'), int):
+                return (dataset['context_length'],)
             continue
         transforms = [
             build(t, TRANSFORMS, f'{stage}_dataloader.dataset.pipeline[{i}]')

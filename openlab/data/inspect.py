@@ -139,7 +139,10 @@ def _check_files(dataset: BaseDataset, decode: bool, found: Findings, first: int
 
 
 def draw_items(loader: DataLoader, num: int, seed: int = 0) -> np.ndarray:
-    """A grid of items as the pipeline makes them, with their labels, (H, W, 3) RGB."""
+    """A grid of items as the pipeline makes them, with their labels, (H, W, 3) RGB.
+
+    Items of text are drawn as the text of their tokens.
+    """
     from openlab.visualization.draw import draw_grid, draw_sample
 
     dataset: Any = loader.source
@@ -154,6 +157,9 @@ def draw_items(loader: DataLoader, num: int, seed: int = 0) -> np.ndarray:
             continue
         if not isinstance(item, dict) or 'inputs' not in item or 'sample' not in item:
             raise DataError("the pipeline must end with dict(type='PackInputs') to be shown")
+        if hasattr(dataset, 'tokenizer') and getattr(item['inputs'], 'ndim', 0) == 1:
+            pictures.append(draw_tokens(dataset.tokenizer.decode(item['inputs'].tolist())))
+            continue
         views = item['inputs'] if isinstance(item['inputs'], list) else [item['inputs']]
         if views[0].dtype != torch.uint8:
             raise DataError(f'images are shown before they are normalised, but the pipeline '
@@ -163,6 +169,22 @@ def draw_items(loader: DataLoader, num: int, seed: int = 0) -> np.ndarray:
                              palette=dataset.metainfo.get('palette')) for view in views]
         pictures.append(draw_grid(drawn, columns=len(drawn), pad=2) if len(drawn) > 1 else drawn[0])
     return draw_grid(pictures)
+
+
+def draw_tokens(text: str, width: int = 560, size: int = 14) -> np.ndarray:
+    """A text as a picture, (H, width, 3) RGB; its line breaks are kept, long lines wrapped."""
+    from openlab.visualization.text import Pen, line_height, wrap
+
+    margin, lines = size // 2, []
+    for line in text.expandtabs(4).splitlines() or ['']:
+        words = line.lstrip()
+        indent = (len(line) - len(words)) * size // 2
+        lines += [(indent, part) for part in wrap(words, width - 2 * margin - indent, size)]
+    height = line_height(size) * len(lines) + 2 * margin
+    pen = Pen(np.full((height, width, 3), 255, np.uint8))
+    for number, (indent, line) in enumerate(lines):
+        pen.write(line, margin + indent, margin + number * line_height(size), size)
+    return pen.result()
 
 
 @dataclass

@@ -25,7 +25,7 @@ TASKS = {
         'model.backbone.embed_dim=24', 'train_dataloader.batch_size=2',
         'val_dataloader.batch_size=2'],
 }
-LENGTH = {'language_model': ('max_iters=2', 'max_iters=3')}
+LENGTH = {'language_model': ('max_iters=52', 'max_iters=54')}  # its warm-up takes 50
 CORPUS = 'def add(a, b):\n    """Return the sum of two numbers."""\n    return a + b\n\n\n'
 
 

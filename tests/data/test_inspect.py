@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from openlab.cli import main
+from openlab.data.inspect import draw_tokens
 
 CONFIG = '''
 model = dict(type='ImageClassifier', head=dict(type='LinearHead', num_classes={num_classes}))
@@ -99,3 +100,13 @@ def test_a_missing_split_is_named(project, capsys):
     _, write = project
     assert main(['data', 'show', str(write()), '--split', 'val']) == 2
     assert 'no val_dataloader; it has train_dataloader' in capsys.readouterr().err
+
+
+def test_text_is_drawn_line_by_line_with_its_indents():
+    one = draw_tokens('def add(a, b):')
+    two = draw_tokens('def add(a, b):\n        return a + b')
+    wrapped = draw_tokens('word ' * 60)
+    assert len(one) < len(two) < len(wrapped) and one.shape[1] == two.shape[1]
+    ink = np.flatnonzero((two[len(one):] < 128).any((0, 2)))
+    assert ink.min() > np.flatnonzero((one < 128).any((0, 2))).min() + 30
+    assert len(draw_tokens('')) == len(one)
