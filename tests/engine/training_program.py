@@ -76,7 +76,9 @@ class Items(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         # A loss may write into a sample; the next epoch must not see it.
-        return {'inputs': self.batch['inputs'][index],
+        inputs = self.batch['inputs']
+        views = [view[index] for view in inputs] if isinstance(inputs, list) else inputs[index]
+        return {'inputs': views,
                 'sample': copy.deepcopy(self.batch['samples'][index])}
 
 
@@ -88,6 +90,8 @@ def parts_of(algorithm: str | None, options: dict[str, Any]) -> tuple[nn.Module,
     from tests.test_configs import build_tiny, task_of, tiny_model_of
 
     cfg = tiny_model_of(algorithm)
+    if 'teacher_weights' in cfg:  # a download; a drawn teacher is as good here
+        cfg['teacher_weights'] = None
     return build_tiny(cfg), Items(task_of(cfg).batch(options['size']))
 
 
@@ -125,7 +129,8 @@ def make_runner(work_dir: str, **changes: Any) -> Runner:
     torch.manual_seed(0)  # the model is made before the runner seeds
     model, dataset = parts_of(options['algorithm'], options)
     loader = {'dataset': dataset, 'batch_size': options['batch_size'],
-              'num_workers': options['workers'], 'collate': collate,
+              'num_workers': options['workers'],
+              **({} if options['algorithm'] else {'collate': collate}),
               'sampler': {'type': 'DefaultSampler', 'shuffle': True}}
     val = {'dataset': Points(6, seed=1), 'batch_size': 3, 'num_workers': 0, 'collate': collate}
     custom: list[Any] = [Trouble(options['sleep'], options['hang_rank'], options['die_rank'],
