@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,9 @@ from openlab.visualization.curves import smaller_is_better
 if TYPE_CHECKING:
     from openlab.engine.runner import Runner
 
-SHEET_CANDIDATES = 512  # items among which a sheet looks for errors
+# Items among which a sheet looks for errors; comparing maps and masks takes longer than labels.
+SHEET_CANDIDATES = {'classification': 512}
+OTHER_CANDIDATES = 64
 
 
 def print_summary(runner: Runner) -> dict[str, Path]:
@@ -133,14 +134,14 @@ def write_prediction_sheet(runner: Runner, out: Path, checkpoint: Path | None) -
     else:
         model = runner.unwrapped_model
     total = len(loader.source)
-    indices = source.spread(total, SHEET_CANDIDATES)
-    pairs = ModelPairs(model, loader, indices, loader.batch_size or 32)
-    stream = iter(pairs)
-    first_pair = next(stream, None)
-    if first_pair is None or task_of(first_pair.prediction, first_pair.truth) is None:
+    one = next(iter(ModelPairs(model, loader, [0], 1)), None)
+    task = None if one is None else task_of(one.prediction, one.truth)
+    if task is None:
         return None  # features alone, as of pre-training, leave nothing to draw
+    indices = source.spread(total, SHEET_CANDIDATES.get(task, OTHER_CANDIDATES))
+    pairs = ModelPairs(model, loader, indices, loader.batch_size or 32)
     report = PredictionReport(pairs.classes, loader.metainfo.get('palette'), limit=1)
-    collect(itertools.chain([first_pair], stream), report)
+    collect(pairs, report)
     scope = 'validation set' if report.total == total else (
         f'{report.total} of {total} validation items')
     weights = checkpoint.name if checkpoint is not None else 'last weights'
