@@ -11,7 +11,7 @@ SCENES = ['make.train=8', 'make.val=4', 'make.size=64', 'data_root=data',
           'train_dataloader.batch_size=2', 'val_dataloader.batch_size=2',
           'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0']
 RESIZED = [*SCENES, 'image_size=64', 'model.backbone.base_channels=8']
-DETECTION = [*RESIZED, 'model.neck.out_channels=16', 'model.head.num_convs=1']
+DETECTION = [*RESIZED, 'model.neck.out_channels=16', 'model.box_head.hidden=32']
 TASKS = {
     'detection': DETECTION,
     'segmentation': [*SCENES, 'image_size=64', 'model.backbone.width=0.25',
@@ -103,4 +103,4 @@ def test_two_processes_train_a_detector(tmp_path, monkeypatch):
     monkeypatch.setenv('OPENLAB_DEVICE', 'cpu')
     openlab('train', 'quickstart/detection', '--gpus', '2', '--work-dir', 'work', '--set',
             *DETECTION, 'sync_bn=True', 'train_cfg.max_batches=2', 'max_epochs=1')
-    assert (tmp_path / 'work' / 'checkpoints' / 'last').exists()
+    assert (tmp_path / 'work' / 'checkpoints' / 'epoch_0001' / 'model.safetensors').exists()
