@@ -78,7 +78,7 @@ def input_shape_of(cfg: Mapping[str, Any]) -> tuple[int, ...]:
 
     The pipeline, without what loads files, is run on two blank images of different size. Where
     it leaves their size alone, the dataset's class may say how large its images are by an
-    attribute ``image_size``. Where evaluation takes images as they are, the crops of the training
+    attribute ``image_size``, or its ``make`` by the ``size`` of what it makes. Where evaluation takes images as they are, the crops of the training
     pipeline tell.
 
     Raises:
@@ -110,6 +110,8 @@ def _probes(dataset: Mapping[str, Any]) -> Sequence[int]:
     from openlab.config.build import resolve_type
 
     size = getattr(resolve_type(dataset.get('type'), DATASETS), 'image_size', None)
+    if size is None and isinstance(dataset.get('make'), Mapping):
+        size = dataset['make'].get('size')  # of images that are made if they are not there
     return (size,) if isinstance(size, int) else _PROBES
 
 

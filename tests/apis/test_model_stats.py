@@ -58,6 +58,17 @@ def test_a_pipeline_that_keeps_each_images_size_asks_for_a_shape():
         input_shape_of(pipeline())
 
 
+def test_data_that_are_made_tell_the_size_they_are_made_at():
+    dataset = {'type': 'CocoPanopticDataset', 'make': {'size': 48},
+               'pipeline': [{'type': 'PackInputs'}]}
+    assert input_shape_of({'test_dataloader': {'dataset': dataset}}) == (3, 48, 48)
+
+
+def test_windows_of_text_tell_their_number_of_tokens():
+    dataset = {'type': 'PackedTextDataset', 'context_length': 32}
+    assert input_shape_of({'val_dataloader': {'dataset': dataset}}) == (32,)
+
+
 def test_inputs_are_images_or_tokens():
     assert make_inputs((4, 5), 2, 'cpu').shape == (2, 3, 4, 5)
     assert make_inputs((7,), 2, 'cpu').dtype == torch.int64
