@@ -78,8 +78,8 @@ def input_shape_of(cfg: Mapping[str, Any]) -> tuple[int, ...]:
 
     The pipeline, without what loads files, is run on two blank images of different size. Where
     it leaves their size alone, the dataset's class may say how large its images are by an
-    attribute ``image_size``, or its ``make`` by the ``size`` of what it makes. Where evaluation takes images as they are, the crops of the training
-    pipeline tell.
+    attribute ``image_size``, or its ``make`` by the ``size`` of what it makes. Where evaluation
+    takes images as they are, the crops of the training pipeline tell.
 
     Raises:
         ConfigError: if the size always depends on the image.
