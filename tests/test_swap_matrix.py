@@ -13,11 +13,11 @@ import torch
 from openlab.config import load_config
 from openlab.config.build import build, watch_derived
 from openlab.config.load import shipped_configs
-from openlab.config.nodes import ConfigDict, LazyName, clone
+from openlab.config.nodes import ConfigDict, LazyName
 from openlab.config.parts import backbone_classes, sizes_of
 from openlab.config.plain import to_plain
 from openlab.config.resolve import without_draws
-from openlab.config.swap import fit_backbone
+from openlab.config.swap import fit_backbone, meta_backbone
 from openlab.registry import MODELS
 
 from .test_configs import shrink
@@ -66,16 +66,6 @@ def smallest(name):
 
 
 @cache
-def built(text):
-    """A backbone on the meta device, once for all algorithms that want the same of it."""
-    with torch.device('meta'), without_draws():
-        return build(clone(configs_of_text[text]), path='model.backbone')
-
-
-configs_of_text = {}
-
-
-@cache
 def rest_of(algorithm):
     """All but the backbone, and that small: its own size has nothing to do with what feeds it."""
     rest = {k: v for k, v in algorithms()[algorithm].items() if k != 'backbone'}
@@ -85,7 +75,6 @@ def rest_of(algorithm):
 def swapped(algorithm, backbone):
     if getattr(MODELS.get(algorithm), 'needs_maps', True):
         backbone = fit_backbone(backbone, algorithms()[algorithm].backbone, algorithm)
-    configs_of_text[repr(backbone)] = backbone
     return copy.deepcopy(rest_of(algorithm)), backbone
 
 
@@ -101,7 +90,7 @@ def test_a_backbone_goes_under_every_algorithm(name):
     for algorithm in algorithms():
         rest, backbone = swapped(algorithm, smallest(name))
         wanted = len(algorithms()[algorithm].backbone.get('out_stages', (5,)))
-        module, derived = built(repr(backbone)), {}
+        module, derived = meta_backbone(backbone), {}
         model = {'backbone': module, **rest}
         with torch.device('meta'), without_draws(), watch_derived(derived.__setitem__):
             whole = build(model, path='model')

@@ -143,8 +143,8 @@ class _Trial:
         return bool(self.out_stages) and self.strides[-1] == 2**self.out_stages[-1]
 
 
-def _build(cfg: Mapping[str, Any]) -> Any:
-    """A backbone without memory; the error as text if it cannot be built."""
+def meta_backbone(cfg: Mapping[str, Any]) -> Any:
+    """A backbone without memory, once for each config; the error as text if it cannot be built."""
     import torch
 
     key = repr(cfg)
@@ -173,7 +173,7 @@ _trials: dict[str, _Trial] = {}
 def _run(cfg: Mapping[str, Any]) -> _Trial:
     import torch
 
-    model = _build(cfg)
+    model = meta_backbone(cfg)
     if isinstance(model, str):
         return _Trial(error=model)
     own, stages = (tuple(getattr(model, name, ())) for name in ('strides', 'out_stages'))
@@ -215,7 +215,7 @@ def _by_stages(new: ConfigDict, old: Mapping[str, Any], before: _Trial) -> Confi
         cfg['out_stages'] = candidate
         if _default(resolve_type(new['type'], MODELS), 'out_stages') == candidate:
             del cfg['out_stages']
-        if not isinstance(_build(cfg), str):
+        if not isinstance(meta_backbone(cfg), str):
             return cfg
     return None
 
@@ -233,7 +233,7 @@ def _with_pyramid(new: ConfigDict, plain: _Trial, strides: Sequence[int]) -> Con
         for stage in stages:
             cfg = clone(new)
             cfg['out_stages'] = (stage,)
-            if not isinstance(_build(cfg), str):
+            if not isinstance(meta_backbone(cfg), str):
                 new, step = cfg, 2**stage
                 break
     else:
