@@ -8,6 +8,7 @@ B batch · C channels · H, W height and width of the image · h, w those of a m
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import warnings
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from openlab.backbones.outside import library_maps, near_names
 from openlab.registry import MODELS
@@ -179,9 +181,21 @@ def _tag_of(name: str, pretrained: bool | str) -> str | None:
     return choices.DEFAULT.name if known else None  # type: ignore[attr-defined]
 
 
+class _CountOnCPU(TorchFunctionMode):
+    """Keep small tables on the CPU: RegNets read their widths from some, and meta has no values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch."""
+        kwargs = dict(kwargs or {})
+        if func in (torch.arange, torch.tensor):
+            kwargs['device'] = 'cpu'
+        return func(*args, **kwargs)
+
+
 def _quiet(make: Any, name: str, **arguments: Any) -> nn.Module:
     """Build without the warning of two networks that their initialisation is slow."""
-    with warnings.catch_warnings():
+    counting = _CountOnCPU() if name.startswith('regnet') else contextlib.nullcontext()
+    with warnings.catch_warnings(), counting:
         warnings.filterwarnings('ignore', '.*initialization of', FutureWarning)
         return make(name, **arguments)
 

@@ -88,6 +88,13 @@ def test_every_classifier_of_torchvision_is_a_backbone(name):
     assert backbone.strides[0] in (14, 16, 32)
 
 
+def test_regnets_build_without_memory_though_they_read_their_widths_from_a_tensor():
+    with torch.device('meta'):
+        backbone = TorchvisionBackbone('regnet_y_400mf', out_stages=(3, 4, 5))
+    assert backbone.out_channels == (104, 208, 440)
+    assert all(p.is_meta for p in backbone.parameters())
+
+
 def test_torchvision_networks_serve_detectors_and_segmentors():
     assert_serves_detectors_and_segmentors({'type': 'TorchvisionBackbone', **NARROW})
 
