@@ -8,6 +8,7 @@ B batch · C channels · H, W height and width of the image · h, w those of a m
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import warnings
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from openlab.backbones.outside import library_maps, near_names
 from openlab.registry import MODELS
@@ -53,7 +55,8 @@ class TorchvisionBackbone(nn.Module):
             in a config goes through the zoo.
         output: ``'maps'``, or ``'pooled'``: the vector (B, C) that torchvision's own classifier
             gets, so that a ``LinearHead`` makes it the whole published network.
-        out_stages: maps that come out, rising; stage k is the last map at stride 2^k.
+        out_stages: maps that come out, rising; stage k is the map at stride 2^k with which the part
+            of the network that goes on to coarser maps begins, or else the last map.
         nodes: or the names of what comes out, such as ``('layer3', 'layer4')``, from
             ``torchvision.models.feature_extraction.get_graph_node_names``. By default the last map.
         image_size: height and width of images, for networks that take one size only.
@@ -103,8 +106,8 @@ class TorchvisionBackbone(nn.Module):
         self.name, self.output = name, output
         self.image_size = (image_size or 224) if size_argument else None
         self.tag = _tag_of(name, pretrained)
-        found, vector = _trace(net, self.image_size)
-        self._nodes = _pick(name, found, out_stages, nodes)
+        found, ends, vector = _trace(net, self.image_size)
+        self._nodes = _pick(name, found, ends, out_stages, nodes)
         self.strides: tuple[int, ...] = tuple(node.stride for node in self._nodes)
         self.out_channels: tuple[int, ...] = tuple(node.channels for node in self._nodes)
         wanted = [node.name for node in self._nodes]
@@ -179,9 +182,21 @@ def _tag_of(name: str, pretrained: bool | str) -> str | None:
     return choices.DEFAULT.name if known else None  # type: ignore[attr-defined]
 
 
+class _CountOnCPU(TorchFunctionMode):
+    """Keep small tables on the CPU: RegNets read their widths from some, and meta has no values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch."""
+        kwargs = dict(kwargs or {})
+        if func in (torch.arange, torch.tensor):
+            kwargs['device'] = 'cpu'
+        return func(*args, **kwargs)
+
+
 def _quiet(make: Any, name: str, **arguments: Any) -> nn.Module:
     """Build without the warning of two networks that their initialisation is slow."""
-    with warnings.catch_warnings():
+    counting = _CountOnCPU() if name.startswith('regnet') else contextlib.nullcontext()
+    with warnings.catch_warnings(), counting:
         warnings.filterwarnings('ignore', '.*initialization of', FutureWarning)
         return make(name, **arguments)
 
@@ -201,8 +216,14 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _trace(net: nn.Module, image_size: int | None) -> tuple[list[_Node], _Node | None]:
-    """All operations of a network on the meta device, and what its last linear layer takes."""
+def _trace(
+    net: nn.Module, image_size: int | None
+) -> tuple[list[_Node], dict[int, _Node], _Node | None]:
+    """Run a network on the meta device and look at it.
+
+    Returns:
+        All operations in order, the map that ends each stride, what the last linear layer takes.
+    """
     import torchvision
     from torchvision.models.feature_extraction import NodePathTracer
 
@@ -225,7 +246,39 @@ def _trace(net: nn.Module, image_size: int | None) -> tuple[list[_Node], _Node |
         if n.op == 'call_module' and isinstance(modules[str(n.target)], nn.Linear):
             source = n.args[0]
             vector = nodes.get(source) if isinstance(source, fx.Node) else None
-    return list(nodes.values()), vector if vector and len(vector.shape) == 2 else None
+    if vector is not None and len(vector.shape) != 2:
+        vector = None
+    return list(nodes.values()), _stage_ends(nodes), vector
+
+
+def _stage_ends(nodes: dict[fx.Node, _Node]) -> dict[int, _Node]:
+    """The map that ends each stride.
+
+    It need not be the last one: a block that halves the resolution may widen the map before.
+    So it is what enters the largest module that begins at this stride and gives a coarser map.
+    """
+    # A classifier of convolutions gives maps too, but of classes.
+    maps = {n: node for n, node in nodes.items()
+            if node.kind and not node.name.startswith('classifier')}
+    ends = {node.stride: node for node in maps.values()}
+    for stride in ends:
+        first_coarser = next((m for m in maps.values() if m.stride > stride), None)
+        if first_coarser is None:
+            continue
+        parts = first_coarser.name.split('.')
+        for depth in range(1, len(parts) + 1):
+            inside = '.'.join(parts[:depth])
+            entering = {maps[source] for n, node in nodes.items() if _is_inside(node, inside)
+                        for source in n.all_input_nodes
+                        if source in maps and not _is_inside(maps[source], inside)}
+            if len(entering) == 1 and next(iter(entering)).stride == stride:
+                ends[stride] = entering.pop()
+                break
+    return ends
+
+
+def _is_inside(node: _Node, module: str) -> bool:
+    return f'{node.name}.'.startswith(f'{module}.')
 
 
 def _classified(name: str, shape: tuple[int, ...], size: tuple[int, int], any_size: bool) -> _Node:
@@ -253,30 +306,27 @@ def _classified(name: str, shape: tuple[int, ...], size: tuple[int, int], any_si
     return _Node(name, shape)
 
 
-def _pick(name: str, found: list[_Node], out_stages: Sequence[int] | None,
+def _pick(name: str, found: list[_Node], ends: dict[int, _Node], out_stages: Sequence[int] | None,
           names: Sequence[str] | None) -> list[_Node]:
     """The wanted maps among all operations of a network."""
-    # A classifier of convolutions gives maps too, but of classes.
-    maps = [node for node in found if node.kind and not node.name.startswith('classifier')]
-    last = {node.stride: node for node in maps}
-    has = f'the last maps of {name} are ' + ', '.join(
-        f'{node.name} (stride {stride})' for stride, node in last.items())
+    has = f'the maps of {name} are ' + ', '.join(
+        f'{node.name} (stride {stride})' for stride, node in ends.items())
     if names is not None:
         return [_named(wanted, found, has) for wanted in names]
     if out_stages is None:
-        return [maps[-1]]
+        return [ends[max(ends)]]
     if list(out_stages) != sorted(set(out_stages)) or not out_stages:
         raise ValueError(f'out_stages must rise, not {tuple(out_stages)}')
-    missing = [k for k in out_stages if 2**k not in last]
+    missing = [k for k in out_stages if 2**k not in ends]
     if missing:
         raise ValueError(f'{name} has no map at stride {2 ** missing[0]}, which is stage '
                          f'{missing[0]}; {has}')
-    return [last[2**k] for k in out_stages]
+    return [ends[2**k] for k in out_stages]
 
 
 def _named(wanted: str, found: list[_Node], has: str) -> _Node:
     """The operation of that name, or the last one inside the module of that name."""
-    inside = [node for node in found if f'{node.name}.'.startswith(f'{wanted}.')]
+    inside = [node for node in found if _is_inside(node, wanted)]
     if not inside:
         raise ValueError(f'no node {wanted!r}{near_names(wanted, [n.name for n in found])}; {has}')
     if not inside[-1].kind:

@@ -88,6 +88,24 @@ def test_every_classifier_of_torchvision_is_a_backbone(name):
     assert backbone.strides[0] in (14, 16, 32)
 
 
+@pytest.mark.parametrize(('name', 'channels'), [
+    ('resnet50', (256, 512, 1024, 2048)),
+    ('mobilenet_v2', (24, 32, 96, 1280)),
+    ('densenet121', (256, 512, 1024, 1024)),
+    ('convnext_tiny', (96, 192, 384, 768)),
+])
+def test_a_stage_ends_before_the_next_one_widens_its_maps(name, channels):
+    with torch.device('meta'):
+        assert TorchvisionBackbone(name, out_stages=(2, 3, 4, 5)).out_channels == channels
+
+
+def test_regnets_build_without_memory_though_they_read_their_widths_from_a_tensor():
+    with torch.device('meta'):
+        backbone = TorchvisionBackbone('regnet_y_400mf', out_stages=(3, 4, 5))
+    assert backbone.out_channels == (104, 208, 440)
+    assert all(p.is_meta for p in backbone.parameters())
+
+
 def test_torchvision_networks_serve_detectors_and_segmentors():
     assert_serves_detectors_and_segmentors({'type': 'TorchvisionBackbone', **NARROW})
 
