@@ -115,7 +115,7 @@ class TransformersBackbone(nn.Module):
         self.can_resize = 'interpolate_pos_encoding' in inspect.signature(
             self.net.forward).parameters
         if self.output == 'maps':
-            strides = [image.shape[2] // m.shape[2] for m in probe(self, image)[0]]
+            strides = [self._stride(image, m) for m in probe(self, image)[0]]
             if out_features is not None:
                 out_indices = self._indices_of(settings, out_features)
             picked = pick_maps(strides, out_stages, out_indices, self.kind)
@@ -152,7 +152,7 @@ class TransformersBackbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps, each (B, C, h, w), or one vector (B, C), of images x (B, 3, H, W)."""
         if self.is_backbone:
-            return tuple(self.net(x).feature_maps)
+            return tuple(self._as_map(m, x) for m in self.net(x).feature_maps)
         more = {'interpolate_pos_encoding': True} if self.can_resize else {}
         found = self.net(x, output_hidden_states=self.output == 'maps', **more)
         if self.output == 'pooled':
@@ -176,14 +176,21 @@ class TransformersBackbone(nn.Module):
         height, width = image.shape[2:]
         if isinstance(self.patch_size, int):
             grid = (height // self.patch_size, width // self.patch_size)
-        else:
-            scale = math.sqrt(height * width / x.shape[1])
-            grid = (round(height / scale), round(width / scale))
-        num_prefix = x.shape[1] - grid[0] * grid[1]
-        if not 0 <= num_prefix <= self.max_prefix:
+            num_prefix = x.shape[1] - grid[0] * grid[1]
+            if 0 <= num_prefix <= self.max_prefix:
+                return x[:, num_prefix:].transpose(1, 2).unflatten(2, grid)
+        # Deeper stages of a pyramid, or patches that are not square: the image's proportions tell.
+        scale = math.sqrt(height * width / x.shape[1])
+        grid = (round(height / scale), round(width / scale))
+        if grid[0] * grid[1] != x.shape[1]:
             raise ValueError(f'{self.kind} gives {x.shape[1]} tokens for an image of {height} x '
-                             f'{width} px; they are no grid of {grid[0]} x {grid[1]} patches')
-        return x[:, num_prefix:].transpose(1, 2).unflatten(2, grid)
+                             f'{width} px; they are no grid of patches')
+        return x.transpose(1, 2).unflatten(2, grid)
+
+    def _stride(self, image: Tensor, feat: Tensor) -> int:
+        """Input pixels per step: the size of a patch, or the nearest power of 2."""
+        ratio = image.shape[2] / feat.shape[2]
+        return int(ratio) if ratio == self.patch_size else 2 ** round(math.log2(ratio))
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
@@ -255,6 +262,10 @@ def _read_config(library: Any, name: str | None, config: dict[str, Any] | str | 
             raise ValueError(f'config needs the model_type of a family of transformers, not '
                              f'{kind!r}{near_names(str(kind), known.keys())}')
         settings = library.AutoConfig.for_model(kind, **keys)
+        # Some defaults are tuples where the network, used to JSON, adds lists to them.
+        for key, value in vars(settings).items():
+            if isinstance(value, tuple) and not key.startswith('_'):
+                setattr(settings, key, list(value))
     # A model of images and text: its image tower.
     return getattr(settings, 'vision_config', settings)
 

@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 import transformers
+from transformers.models.auto import modeling_auto
 
 from openlab.backbones.transformers_backbone import TransformersBackbone, _preprocessing_of
 from openlab.engine.loading import load_weights
@@ -51,6 +52,43 @@ def test_hidden_states_of_other_families_become_maps_without_the_class_token():
     assert torch.equal(first.flatten(2).transpose(1, 2), expected.hidden_states[1][:, 1:])
     assert torch.equal(last.flatten(2).transpose(1, 2), expected.last_hidden_state[:, 1:])
     assert_maps_as_promised(ours, (64, 32))  # positions are interpolated
+
+
+def test_a_backbone_that_gives_tokens_gives_maps():
+    keys = {'model_type': 'vitpose_backbone', 'image_size': (64, 32), 'patch_size': (16, 16),
+            'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 2}
+    settings = config_of(keys)
+    settings.out_indices = [2]
+    peer = transformers.AutoBackbone.from_config(settings).eval()
+    ours = TransformersBackbone(config=keys).eval()
+    assert load_weights(ours, peer.state_dict()).complete
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        found, expected = ours(images)[0], peer(images).feature_maps[0]
+    assert found.shape == (2, 32, 4, 2)
+    assert torch.equal(found.flatten(2).transpose(1, 2), expected)
+    assert ours.strides == (16,)
+
+
+# Families whose networks take something else than images of a batch, or need another library.
+NO_BACKBONES = {
+    'dinat', 'imagegpt', 'maskformer-swin', 'metaclip_2', 'perceiver', 'siglip2', 'timm_backbone',
+    'timm_wrapper'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', sorted(
+    {*modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES,
+     *modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES} - NO_BACKBONES))
+def test_every_vision_family_is_a_backbone(kind):
+    with torch.device('meta'):
+        backbone = TransformersBackbone(config={'model_type': kind})
+        found = backbone(torch.empty(1, 3, *backbone.image_size))
+    assert tuple(m.shape[1] for m in found) == backbone.out_channels
+    assert found[0].ndim == 4
+    assert backbone.strides[0] in (14, 16, 32, 64)
+    ratio = backbone.image_size[1] / found[0].shape[3] / backbone.strides[0]
+    assert 0.85 < ratio < 1.15
 
 
 def test_the_pooled_vector_is_the_librarys():
