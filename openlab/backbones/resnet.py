@@ -252,6 +252,8 @@ class ResNet(nn.Module):
         se_reduction: squeeze and excitation in each block with this reduction (SE-ResNet: 16).
         drop_path: probability to drop the last block in training; it rises linearly from 0.
         zero_init_last: start each residual branch at zero, which steadies early training.
+        center_images: subtract the mean of each channel over the image first; for data whose
+            objects differ from their surroundings by any colour, so that contrast is what tells.
         norm: see ``make_norm``; ``dict(type=FrozenBatchNorm2d)`` freezes it.
         act: see ``make_act``.
         out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32).
@@ -289,11 +291,13 @@ class ResNet(nn.Module):
         se_reduction: int | None = None,
         drop_path: float = 0.0,
         zero_init_last: bool = True,
+        center_images: bool = False,
         norm: dict[str, Any] | None = None,
         act: dict[str, Any] | None = None,
         out_stages: Sequence[int] = (5,),
     ):
         super().__init__()
+        self.center_images = center_images
         if depth not in _SETTINGS:
             raise ValueError(f'ResNet has depths {sorted(_SETTINGS)}, not {depth}; '
                              'for another one give block and num_blocks')
@@ -339,6 +343,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps of ``out_stages``, each (B, C, H / stride, W / stride), from x (B, 3, H, W)."""
+        if self.center_images:
+            x = x - x.mean((2, 3), keepdim=True)
         x = self.stem(x)
         outs = []
         for stage, blocks in enumerate(self.stages, start=2):

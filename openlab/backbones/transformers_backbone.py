@@ -180,12 +180,13 @@ class TransformersBackbone(nn.Module):
             if 0 <= num_prefix <= self.max_prefix:
                 return x[:, num_prefix:].transpose(1, 2).unflatten(2, grid)
         # Deeper stages of a pyramid, or patches that are not square: the image's proportions tell.
-        scale = math.sqrt(height * width / x.shape[1])
-        grid = (round(height / scale), round(width / scale))
-        if grid[0] * grid[1] != x.shape[1]:
-            raise ValueError(f'{self.kind} gives {x.shape[1]} tokens for an image of {height} x '
-                             f'{width} px; they are no grid of patches')
-        return x.transpose(1, 2).unflatten(2, grid)
+        for num_prefix in range(self.max_prefix + 1):
+            scale = math.sqrt(height * width / max(x.shape[1] - num_prefix, 1))
+            grid = (round(height / scale), round(width / scale))
+            if num_prefix + grid[0] * grid[1] == x.shape[1]:
+                return x[:, num_prefix:].transpose(1, 2).unflatten(2, grid)
+        raise ValueError(f'{self.kind} gives {x.shape[1]} tokens for an image of {height} x '
+                         f'{width} px; they are no grid of patches')
 
     def _stride(self, image: Tensor, feat: Tensor) -> int:
         """Input pixels per step: the size of a patch, or the nearest power of 2."""

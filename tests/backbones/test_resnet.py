@@ -86,6 +86,19 @@ def test_group_norm_can_take_the_place_of_batch_norm():
     assert net(torch.randn(1, 3, 32, 32))[0].isfinite().all()
 
 
+def test_centred_images_are_told_apart_by_contrast_alone():
+    torch.manual_seed(0)
+    small = {'block': 'basic', 'num_blocks': (1, 1), 'base_channels': 8, 'out_stages': (3,)}
+    centred = ResNet(**small, center_images=True).eval()
+    plain = ResNet(**small).eval()
+    plain.load_state_dict(centred.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    tinted = images + torch.tensor([1.0, -2.0, 0.5])[:, None, None]
+    with torch.no_grad():
+        torch.testing.assert_close(centred(tinted)[0], centred(images)[0])
+        assert not torch.allclose(plain(tinted)[0], plain(images)[0], rtol=1e-2)
+
+
 def test_residual_branches_start_at_zero():
     net = ResNet(18, base_channels=8, zero_init_last=True).eval()
     block = net.stages[0][1]

@@ -70,10 +70,11 @@ def test_a_backbone_that_gives_tokens_gives_maps():
     assert ours.strides == (16,)
 
 
-# Families whose networks take something else than images of a batch, or need another library.
+# Families whose networks take something else than images of a batch, or need another library,
+# mix tensors of two devices (lw_detr_vit), or have maps with two strides (pp_lcnet_v4).
 NO_BACKBONES = {
-    'dinat', 'imagegpt', 'maskformer-swin', 'metaclip_2', 'perceiver', 'siglip2', 'timm_backbone',
-    'timm_wrapper'}
+    'dinat', 'imagegpt', 'lw_detr_vit', 'maskformer-swin', 'metaclip_2', 'perceiver',
+    'pp_lcnet_v4', 'siglip2', 'timm_backbone', 'timm_wrapper'}
 
 
 @pytest.mark.slow
