@@ -1,4 +1,4 @@
-"""A small ResNet under the head of SegFormer finds handwritten digits, pixel by pixel.
+"""A small ResNet under the decoder of U-Net finds handwritten digits, pixel by pixel.
 
 * Command: ``openlab train configs/quickstart/segmentation.py``
 * Data: digit scenes, which are made on first use (about a minute)
@@ -17,7 +17,7 @@ from openlab.engine.loops import EpochTrainLoop
 from openlab.engine.optim import OptimWrapper
 from openlab.engine.schedulers import LinearWarmup
 from openlab.losses.cross_entropy import CrossEntropyLoss
-from openlab.losses.dice import DiceLoss
+from openlab.necks.unet import UNetDecoder
 
 with read_base():
     from .._base_.datasets.digit_scenes_segmentation import *
@@ -47,10 +47,11 @@ model = dict(
     preprocessor=dict(type=ImagePreprocessor, mean=[125.0] * 3, std=[68.0] * 3,
                       channels_last=True),
     backbone=dict(type=ResNet, block='basic', num_blocks=(1, 2, 2, 2), base_channels=16,
-                  stem='conv3s2', center_images=True, out_stages=(2, 3, 4, 5)),
-    head=dict(type=SegFormerHead, num_classes=num_classes, channels=48, dropout=0.0,
-              loss=dict(type=CrossEntropyLoss, class_weight=[0.3] + [1.0] * 10),
-              extra_losses=dict(dice=dict(type=DiceLoss))))
+                  stem='conv3s2', zero_init_last=False, center_images=True,
+                  out_stages=(2, 3, 4, 5)),
+    neck=dict(type=UNetDecoder, num_convs=1),
+    head=dict(type=SegFormerHead, num_classes=num_classes, channels=32, dropout=0.0,
+              loss=dict(type=CrossEntropyLoss, class_weight=[0.3] + [1.0] * 10)))
 
 max_epochs = 8
 train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=4)
