@@ -76,6 +76,8 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'MobileNetV4': lambda cfg: {
         'width': 0.25, 'drop_path': 0.0,
         'num_blocks': (1, 1, 5 if 'hybrid' in cfg['size'] else 1, 1)},
+    'CrossEntropyLoss': lambda cfg: (
+        {'class_weight': cfg['class_weight'][:NUM_CLASSES]} if cfg.get('class_weight') else {}),
     'VAN': lambda cfg: {
         'size': 'b0', 'channels': (8, 16, 24, 32), 'num_blocks': (1, 1, 1, 1), 'drop_path': 0.0},
     'InceptionV3': lambda cfg: {'width': 0.0625, 'with_padding': True},
