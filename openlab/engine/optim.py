@@ -10,6 +10,7 @@ Dividing by r keeps the losses in range for fp16; without accumulation the last 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -265,9 +266,11 @@ def _built_optimizer(
         return optimizer
     if model is None:
         raise ValueError('optim_wrapper.optimizer is a config: the model is needed to build it')
-    lr = optimizer.get('lr')
-    groups = build_param_groups(
-        model, lr, optimizer.get('weight_decay'), **(paramwise or {}))
+    kind = optimizer.get('type')
+    known: Any = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+    options = list(inspect.signature(known).parameters) if callable(known) else []
+    groups = build_param_groups(model, optimizer.get('lr'), optimizer.get('weight_decay'),
+                                options=options, **(paramwise or {}))
     return build(optimizer, OPTIMIZERS, 'optim_wrapper.optimizer', params=groups)
 
 

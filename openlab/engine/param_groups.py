@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+_FACTORS = ('lr_mult', 'decay_mult')
 _BLOCKS = re.compile(r'^(?P<prefix>.*?)(?P<list>blocks|layers|stages|layer)[._]?(?P<index>\d+)\.')
 
 
@@ -22,7 +23,8 @@ def build_param_groups(
     bias_decay_mult: float = 1.0,
     bias_lr_mult: float = 1.0,
     layer_decay: float | None = None,
-    custom_keys: Mapping[str, Mapping[str, float]] | None = None,
+    custom_keys: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Sort the parameters of a model into groups of equal lr and weight decay.
 
@@ -39,12 +41,14 @@ def build_param_groups(
         layer_decay: factor on the lr for each layer further from the head (0.65 to 0.8 when
             fine-tuning a transformer).
         custom_keys: ``{pattern: dict(lr_mult=..., decay_mult=...)}``; a pattern is a part of
-            the name, or a glob over all of it (``'backbone.blocks.*.bias'``).
+            the name, or a glob over all of it (``'backbone.blocks.*.bias'``). Further keys are
+            options of the optimizer for these parameters (``dict(orthogonal=False)`` of Muon).
+        options: such keys that the optimizer knows.
 
     Raises:
         ValueError: if a pattern fits no parameter, or a factor has nothing to multiply.
     """
-    custom = {pattern: _checked_rule(pattern, rule)
+    custom = {pattern: _checked_rule(pattern, rule, options)
               for pattern, rule in (custom_keys or {}).items()}
     names = [name for name, _ in model.named_parameters()]
     _check_patterns(custom, names)
@@ -55,12 +59,14 @@ def build_param_groups(
     depth_of = layer_depths(model) if layer_decay is not None else {}
     deepest = max(depth_of.values(), default=0)
 
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, str], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         lr_mult = decay_mult = 1.0
+        own: dict[str, Any] = {}
         rule = _rule_for(name, custom)
         if rule is not None:
             lr_mult, decay_mult = rule.get('lr_mult', 1.0), rule.get('decay_mult', 1.0)
+            own = {k: v for k, v in rule.items() if k not in _FACTORS}
         elif name in unpenalised:
             decay_mult = 0.0
         elif name in norms:
@@ -69,12 +75,12 @@ def build_param_groups(
             lr_mult, decay_mult = bias_lr_mult, bias_decay_mult
         if layer_decay is not None:
             lr_mult *= layer_decay ** (deepest - depth_of[name])
-        group = groups.setdefault((lr_mult, decay_mult), {'params': []})
+        group = groups.setdefault((lr_mult, decay_mult, repr(own)), {'params': [], **own})
         group['params'].append(parameter)
 
     if not groups:
         raise ValueError(f'{type(model).__name__} has no parameters to optimize')
-    for (lr_mult, decay_mult), group in groups.items():
+    for (lr_mult, decay_mult, _), group in groups.items():
         if lr_mult != 1.0:
             if lr is None:
                 raise ValueError('paramwise changes learning rates: set optimizer.lr')
@@ -146,11 +152,13 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, known) or type(module).__name__.endswith('Norm')
 
 
-def _checked_rule(pattern: str, rule: Mapping[str, float]) -> Mapping[str, float]:
+def _checked_rule(pattern: str, rule: Mapping[str, Any],
+                  options: Collection[str]) -> Mapping[str, Any]:
+    accepted = (*_FACTORS, *(o for o in options if o not in ('params', 'lr', 'weight_decay')))
     for key in rule:
-        if key not in ('lr_mult', 'decay_mult'):
+        if key not in accepted:
             raise ValueError(f'optim_wrapper.paramwise.custom_keys[{pattern!r}] has {key!r}; '
-                             'accepted: lr_mult, decay_mult')
+                             f'accepted: {", ".join(accepted)}')
     return rule
 
 
@@ -158,7 +166,7 @@ def _fits(name: str, pattern: str) -> bool:
     return pattern in name or fnmatch.fnmatchcase(name, pattern)
 
 
-def _rule_for(name: str, custom: Mapping[str, Mapping[str, float]]) -> Mapping[str, float] | None:
+def _rule_for(name: str, custom: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
     fitting = [pattern for pattern in custom if _fits(name, pattern)]
     return custom[max(fitting, key=len)] if fitting else None
 
