@@ -256,7 +256,8 @@ class ResNet(nn.Module):
             objects differ from their surroundings by any colour, so that contrast is what tells.
         norm: see ``make_norm``; ``dict(type=FrozenBatchNorm2d)`` freezes it.
         act: see ``make_act``.
-        out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32).
+        out_stages: stages whose maps come out, rising, from 1 (the stem before its pooling,
+            stride 2) or 2 (stride 4) to 5 (stride 32).
 
     Attributes:
         out_channels: channels of each map that comes out.
@@ -303,16 +304,16 @@ class ResNet(nn.Module):
                              'for another one give block and num_blocks')
         make_block = _BLOCKS[block or _SETTINGS[depth][0]]
         num_blocks = tuple(num_blocks or _SETTINGS[depth][1])
-        self.out_stages = check_out_stages(out_stages, first=2, last=len(num_blocks) + 1)
+        self.out_stages = check_out_stages(out_stages, first=1, last=len(num_blocks) + 1)
         # A stage after the last wanted one would cost time and never get a gradient.
-        num_blocks = num_blocks[: self.out_stages[-1] - 1]
+        num_blocks = num_blocks[: max(self.out_stages[-1] - 1, 0)]
 
         self.stem = make_stem(stem, in_channels, stem_channels or base_channels, norm, act)
         channels = stem_channels or base_channels
         stem_stride = {'conv3': 1, 'conv3s2': 2}.get(stem, 4)
         probs = iter(drop_path_probs(drop_path, sum(num_blocks)))
         self.stages = nn.ModuleList()
-        stage_channels, stage_strides, dilation = [], [], 1
+        stage_channels, stage_strides, dilation = [channels], [min(stem_stride, 2)], 1
         total_stride = stem_stride
         for i, num in enumerate(num_blocks):
             stride = 1 if i == 0 else 2
@@ -333,8 +334,8 @@ class ResNet(nn.Module):
             self.stages.append(blocks)
             stage_channels.append(channels)
             stage_strides.append(total_stride)
-        self.out_channels = tuple(stage_channels[s - 2] for s in self.out_stages)
-        self.strides = tuple(stage_strides[s - 2] for s in self.out_stages)
+        self.out_channels = tuple(stage_channels[s - 1] for s in self.out_stages)
+        self.strides = tuple(stage_strides[s - 1] for s in self.out_stages)
         init_conv_net(self)
         if zero_init_last:
             for part in self.modules():
@@ -345,8 +346,13 @@ class ResNet(nn.Module):
         """Maps of ``out_stages``, each (B, C, H / stride, W / stride), from x (B, 3, H, W)."""
         if self.center_images:
             x = x - x.mean((2, 3), keepdim=True)
-        x = self.stem(x)
         outs = []
+        for part in self.stem:
+            if 1 in self.out_stages and isinstance(part, nn.MaxPool2d):
+                outs.append(x)
+            x = part(x)
+        if 1 in self.out_stages and not outs:
+            outs.append(x)  # a stem without pooling
         for stage, blocks in enumerate(self.stages, start=2):
             x = blocks(x)
             if stage in self.out_stages:

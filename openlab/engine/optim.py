@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from openlab.config.build import build
+from openlab.config.build import build, resolve_type
 from openlab.engine.mmengine_parts import BaseOptimWrapper
 from openlab.engine.param_groups import build_param_groups
 from openlab.engine.precision import Precision, autocast
@@ -266,9 +266,9 @@ def _built_optimizer(
         return optimizer
     if model is None:
         raise ValueError('optim_wrapper.optimizer is a config: the model is needed to build it')
-    kind = optimizer.get('type')
-    known: Any = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
-    options = list(inspect.signature(known).parameters) if callable(known) else []
+    options: list[str] = []
+    if 'type' in optimizer:  # else `build` says that it is missing
+        options = list(inspect.signature(resolve_type(optimizer['type'], OPTIMIZERS)).parameters)
     groups = build_param_groups(model, optimizer.get('lr'), optimizer.get('weight_decay'),
                                 options=options, **(paramwise or {}))
     return build(optimizer, OPTIMIZERS, 'optim_wrapper.optimizer', params=groups)

@@ -1,8 +1,8 @@
 """Decoder of U-Net: go back to fine maps step by step, joining the encoder's map at each.
 
 Paper: U-Net: Convolutional Networks for Biomedical Image Segmentation,
-https://arxiv.org/abs/1505.04597, figure 1. Maps are enlarged by repetition and convolutions are
-padded, so that sizes agree without cropping; both are usual today.
+https://arxiv.org/abs/1505.04597, figure 1. Convolutions are padded, as is usual today, so that
+sizes agree without cropping.
 
 B batch · L levels
 """
@@ -10,7 +10,7 @@ B batch · L levels
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ class UNetDecoder(nn.Module):
     Args:
         in_channels: channels of the backbone's maps, finest first.
         num_convs: 3x3 convolutions after each joining; the paper has two.
+        upsample: ``'nearest'`` repeats pixels; ``'deconv'`` is the paper's transposed 2x2
+            convolution, which also brings the coarse map to the channels of the finer one.
         norm: see ``make_norm``.
         act: see ``make_act``.
 
@@ -38,16 +40,23 @@ class UNetDecoder(nn.Module):
         self,
         in_channels: Sequence[int],
         num_convs: int = 2,
+        upsample: Literal['nearest', 'deconv'] = 'nearest',
         norm: dict[str, Any] | None = None,
         act: dict[str, Any] | None = None,
     ):
         super().__init__()
         if num_convs < 1:
             raise ValueError(f'UNetDecoder needs num_convs of at least 1, got {num_convs}')
+        if upsample not in ('nearest', 'deconv'):
+            raise ValueError(f"UNetDecoder has upsample='nearest' or 'deconv', not {upsample!r}")
         self.out_channels: tuple[int, ...] = tuple(in_channels)
+        self.ups = nn.ModuleList()
         self.joins = nn.ModuleList()
         for fine, coarse in zip(self.out_channels, self.out_channels[1:]):
-            convs = nn.Sequential(ConvNormAct(fine + coarse, fine, 3, norm=norm, act=act))
+            widened = fine if upsample == 'deconv' else coarse
+            self.ups.append(nn.ConvTranspose2d(coarse, fine, 2, stride=2)
+                            if upsample == 'deconv' else nn.Identity())
+            convs = nn.Sequential(ConvNormAct(fine + widened, fine, 3, norm=norm, act=act))
             convs.extend(ConvNormAct(fine, fine, 3, norm=norm, act=act)
                          for _ in range(num_convs - 1))
             self.joins.append(convs)
@@ -63,7 +72,9 @@ class UNetDecoder(nn.Module):
                 f'UNetDecoder got {len(feats)} maps but was built for {len(self.out_channels)}; '
                 'set model.backbone.out_stages to match model.neck.in_channels')
         outs = [feats[-1]]
-        for fine, join in zip(feats[-2::-1], reversed(self.joins)):
-            coarse = F.interpolate(outs[0], size=fine.shape[-2:], mode='nearest')
+        for fine, up, join in zip(feats[-2::-1], reversed(self.ups), reversed(self.joins)):
+            coarse = up(outs[0])
+            if coarse.shape[-2:] != fine.shape[-2:]:  # 'nearest', or a side that was odd
+                coarse = F.interpolate(coarse, size=fine.shape[-2:], mode='nearest')
             outs.insert(0, join(torch.cat([fine, coarse], dim=1)))
         return tuple(outs)

@@ -49,6 +49,22 @@ def test_maps_of_all_stages_have_the_promised_channels_and_strides():
     assert [(64 // m.shape[2], 96 // m.shape[3]) for m in maps] == [(s, s) for s in net.strides]
 
 
+@pytest.mark.parametrize('stem', ['conv7', 'deep'])
+def test_the_first_stage_is_the_stem_before_its_pooling(stem):
+    net = ResNet(18, base_channels=8, stem=stem, stem_channels=6, out_stages=(1, 2)).eval()
+    assert net.out_channels == (6, 8) and net.strides == (2, 4)
+    x = torch.randn(1, 3, 32, 32)
+    fine, coarse = net(x)
+    torch.testing.assert_close(fine, net.stem[:-1](x))
+    torch.testing.assert_close(coarse, net.stages[0](net.stem[-1](fine)))
+
+
+def test_a_stem_without_pooling_has_a_first_stage_too():
+    net = ResNet(18, base_channels=8, stem='conv3', out_stages=(1, 2))
+    assert net.strides == (1, 1)
+    assert [m.shape[-1] for m in net(torch.randn(1, 3, 8, 8))] == [8, 8]
+
+
 def test_stages_after_the_last_wanted_one_are_not_built():
     net = ResNet(18, base_channels=8, out_stages=(2, 3))
     assert len(net.stages) == 2
@@ -108,7 +124,7 @@ def test_residual_branches_start_at_zero():
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'depth': 20}, r'depths \[18, 34, 50, 101, 152\], not 20'),
-    ({'out_stages': (1, 2)}, 'within 2 to 5'),
+    ({'out_stages': (0, 2)}, 'within 1 to 5'),
     ({'out_stages': (4, 3)}, 'must rise'),
     ({'depth': 18, 'groups': 32}, 'no grouped form'),
     ({'stem': 'conv5'}, "not 'conv5'"),

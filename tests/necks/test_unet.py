@@ -26,9 +26,24 @@ def test_each_map_is_joined_with_the_enlarged_coarser_one():
     assert neck.out_channels == (4, 6, 8)
 
 
-def test_maps_of_odd_sizes_fit():
+def test_the_papers_way_up_is_a_transposed_convolution():
+    torch.manual_seed(0)
+    neck = UNetDecoder((4, 6), num_convs=1, upsample='deconv').eval()
+    feats = torch.randn(2, 4, 6, 8), torch.randn(2, 6, 3, 4)
+    weight, bias = neck.ups[0].weight, neck.ups[0].bias  # (6, 4, 2, 2)
+    up = torch.zeros(2, 4, 6, 8)
+    for y in range(2):
+        for x in range(2):
+            up[:, :, y::2, x::2] = torch.einsum('bchw,cd->bdhw', feats[1], weight[:, :, y, x])
+    joined = torch.cat([feats[0], up + bias[:, None, None]], 1)
+    torch.testing.assert_close(neck(feats)[0], neck.joins[0](joined))
+
+
+@pytest.mark.parametrize('upsample', ['nearest', 'deconv'])
+def test_maps_of_odd_sizes_fit(upsample):
     feats = torch.randn(2, 4, 7, 5), torch.randn(2, 6, 4, 3)
-    assert [f.shape for f in UNetDecoder((4, 6), num_convs=1)(feats)] == [f.shape for f in feats]
+    outs = UNetDecoder((4, 6), num_convs=1, upsample=upsample)(feats)
+    assert [f.shape for f in outs] == [f.shape for f in feats]
 
 
 def test_every_map_gets_a_gradient():
@@ -43,3 +58,5 @@ def test_wrong_numbers_are_refused():
         UNetDecoder((4, 6))([torch.randn(1, 4, 8, 8)])
     with pytest.raises(ValueError, match='num_convs of at least 1, got 0'):
         UNetDecoder((4, 6), num_convs=0)
+    with pytest.raises(ValueError, match="upsample='nearest' or 'deconv', not 'bilinear'"):
+        UNetDecoder((4, 6), upsample='bilinear')
