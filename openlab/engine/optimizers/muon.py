@@ -154,7 +154,22 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
         x = x.T
     x = x / x.norm().clamp(min=1e-7)  # no singular value is larger than the norm of all
     a, b, c = _QUINTIC
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+    # The way below costs more for a matrix that is nearly square, and bfloat16 is too coarse for it.
+    if x.dtype == torch.bfloat16 or x.shape[1] < 1.5 * x.shape[0]:
+        for _ in range(steps):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return (x.T if tall else x).to(matrix.dtype)
+    # Each turn multiplies x by a symmetric polynomial of x x' from the left. All of them commute,
+    # so they are gathered on the smaller side alone: x' itself is needed only twice.
+    gram = x @ x.T
+    product = None
+    for step in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor if product is None else factor @ product
+        if step + 1 < steps:
+            gram = factor @ gram @ factor
+    assert product is not None
+    x = product @ x
+    return x.T if tall else x
