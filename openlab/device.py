@@ -215,6 +215,18 @@ def supports_bf16(device: torch.device | None = None) -> bool:
     return bool(call()) if call is not None else True
 
 
+def computes_bf16(device: torch.device | None = None) -> bool:
+    """Whether ``device`` has arithmetic of its own for bfloat16, which makes it the faster one.
+
+    Every CPU takes bfloat16, but one without such instructions computes more slowly with it.
+    """
+    device = device or get_device()
+    if device.type != 'cpu':
+        return supports_bf16(device)
+    flags: Any = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
+    return any(flags.get(name, False) for name in ('avx512_bf16', 'amx_bf16', 'bf16'))
+
+
 def capabilities(device: torch.device | None = None) -> Capabilities:
     """The row of the capability table for ``device``."""
     device = device or get_device()

@@ -9,9 +9,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from openlab.algorithms.segmentation.fcn import FCN
 from openlab.backbones.resnet import ResNet
+from openlab.data.datasets.multi_image import MultiImageDataset
 from openlab.data.preprocessors import ImagePreprocessor
 from openlab.data.transforms.affine import RandomAffine
-from openlab.data.transforms.color import Invert
+from openlab.data.transforms.class_mix import ClassMix
 from openlab.data.transforms.original_map import KeepOriginalMap
 from openlab.data.transforms.resize import Resize
 from openlab.engine.loops import EpochTrainLoop
@@ -27,16 +28,19 @@ with read_base():
     from .._base_.runtime import *
 
 image_size = 128
-train_dataloader.batch_size = 32
+train_dataloader.batch_size = 16
 train_dataloader.num_workers = 1
-train_dataloader.dataset.pipeline = [
+scenes = train_dataloader.dataset
+scenes.pipeline = [
     dict(type=LoadImage),
     dict(type=LoadAnnotations),
     dict(type=Resize, size=image_size, interpolation='area'),
-    dict(type=RandomAffine, degrees=12, translate=(0.1, 0.1), scale=(0.75, 1.35), fill=125),
-    dict(type=Invert, prob=0.5),
-    dict(type=PackInputs),
+    dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125),
 ]
+# Digits that cover each other are what is hard, and 2,000 scenes hold too few such pairs.
+train_dataloader.dataset = dict(
+    type=MultiImageDataset, dataset=scenes,
+    pipeline=[dict(type=ClassMix, keep_out=(0,), prob=0.6), dict(type=PackInputs)])
 val_dataloader.batch_size = 50
 val_dataloader.dataset.pipeline = [
     dict(type=LoadImage),
@@ -51,17 +55,17 @@ model = dict(
     type=FCN,
     preprocessor=dict(type=ImagePreprocessor, mean=[125.0] * 3, std=[68.0] * 3,
                       channels_last=True),
-    backbone=dict(type=ResNet, block='basic', num_blocks=(2, 2, 2), base_channels=64,
+    backbone=dict(type=ResNet, block='basic', num_blocks=(1, 2, 2), base_channels=48,
                   stem='deep', stem_channels=32, zero_init_last=False, center_images=True,
                   out_stages=(1, 2, 3, 4)),
     neck=dict(type=UNetDecoder, num_convs=1, upsample='deconv'),
     head=dict(type=FCNHead, num_classes=num_classes, in_index=0, num_convs=0, dropout=0.0,
-              loss=dict(type=CrossEntropyLoss, class_weight=[0.3] + [1.0] * 10)))
+              loss=dict(type=CrossEntropyLoss, class_weight=[0.6] + [1.0] * 10)))
 
-max_epochs = 14
-train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=7)
+max_epochs = 24
+train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=12)
 optim_wrapper = dict(
-    type=OptimWrapper, optimizer=dict(type=Muon, lr=6e-3, weight_decay=0.05),
+    type=OptimWrapper, precision='auto', optimizer=dict(type=Muon, lr=5e-3, weight_decay=0.05),
     paramwise=dict(norm_decay_mult=0.0, custom_keys={'head.out': dict(orthogonal=False)}))
 param_scheduler = [
     dict(type=LinearWarmup, by_epoch=False, begin=0, end=60),

@@ -380,7 +380,7 @@ class EvalLoop(BaseLoop):
         dataloader: where batches come from.
         evaluator: the metrics.
         max_batches: stop after so many batches.
-        precision: compute in ``'fp32'``, ``'bf16'`` or ``'fp16'``; that of training by default.
+        precision: compute in see ``OptimWrapper``; that of training by default.
     """
 
     stage = 'val'
@@ -440,7 +440,7 @@ class ValLoop(EvalLoop):
         dataloader: where batches come from.
         evaluator: the metrics.
         max_batches: stop after so many batches.
-        precision: compute in ``'fp32'``, ``'bf16'`` or ``'fp16'``; that of training by default.
+        precision: compute in see ``OptimWrapper``; that of training by default.
     """
 
 
@@ -453,7 +453,7 @@ class TestLoop(EvalLoop):
         dataloader: where batches come from.
         evaluator: the metrics.
         max_batches: stop after so many batches.
-        precision: compute in ``'fp32'``, ``'bf16'`` or ``'fp16'``; that of training by default.
+        precision: compute in see ``OptimWrapper``; that of training by default.
         tta: views of each image and how their predictions are merged.
         dump: file for predictions and truth (``.pt``, ``.pkl`` or ``.json``).
     """

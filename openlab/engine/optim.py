@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from openlab.config.build import build, resolve_type
 from openlab.engine.mmengine_parts import BaseOptimWrapper
 from openlab.engine.param_groups import build_param_groups
-from openlab.engine.precision import Precision, autocast
+from openlab.engine.precision import Precision, autocast, resolve_precision
 from openlab.registry import OPTIMIZERS
 
 
@@ -35,7 +35,8 @@ class OptimWrapper(BaseOptimWrapper):
         optimizer: a config such as ``dict(type=torch.optim.AdamW, lr=1e-3)``, or built.
         accumulate: micro-batches for each step of the optimizer.
         clip_grad: ``dict(max_norm=..., norm_type=2)`` or ``dict(max_value=...)``.
-        precision: ``'fp32'``, ``'bf16'`` (autocast) or ``'fp16'`` (autocast with a loss scaler).
+        precision: ``'fp32'``, ``'bf16'`` (autocast), ``'fp16'`` (autocast with a loss scaler) or
+            ``'auto'``: bf16 on a chip that computes in it, else fp32.
         paramwise: rules by which parameters get another lr or weight decay; see
             ``openlab.engine.param_groups.build_param_groups``.
         loss_scale: first scale of the losses in fp16; it adapts from there.
@@ -58,13 +59,13 @@ class OptimWrapper(BaseOptimWrapper):
         self.base_param_settings = None
         self.accumulate = accumulate
         self.clip = Clip(**clip_grad) if clip_grad else None
-        self.precision = precision
         self.params = [p for g in self.optimizer.param_groups for p in g['params']]
         self.device = self.params[0].device
+        self.precision = resolve_precision(self.device.type, precision)
         self.scaler = (
             torch.amp.GradScaler(self.device.type, init_scale=loss_scale)
-            if precision == 'fp16' else None)
-        self._autocast = autocast(self.device.type, precision)
+            if self.precision == 'fp16' else None)
+        self._autocast = autocast(self.device.type, self.precision)
         self._world_size = dist.get_world_size() if _distributed() else 1
         self._micro = 0  # micro-batches in the open window
         self._items: float | Tensor = 0.0  # items of this process in the open window

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -139,8 +141,18 @@ def test_a_skipped_step_leaves_parameters_and_allows_the_next(precision):
         assert unchanged is skip
 
 
+@pytest.mark.skipif(not Path('/proc/cpuinfo').exists(), reason='only Linux tells')
+def test_precision_auto_is_that_of_the_cpus_own_instructions():
+    flags = set(Path('/proc/cpuinfo').read_text().split())
+    expected = 'bf16' if flags & {'avx512_bf16', 'amx_bf16', 'bf16'} else 'fp32'
+    optim = wrapper(net(), precision='auto')
+    assert optim.precision == expected
+    with optim.forward_context(net()):
+        assert torch.is_autocast_enabled('cpu') == (expected == 'bf16')
+
+
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match=r"precision='fp8'.*'fp32', 'bf16', 'fp16'"):
+    with pytest.raises(ValueError, match=r"precision='fp8'.*'fp32', 'bf16', 'fp16', 'auto'"):
         wrapper(net(), precision='fp8')
 
 
