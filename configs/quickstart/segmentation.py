@@ -40,7 +40,11 @@ scenes.pipeline = [
 # Digits that cover each other are what is hard, and 2,000 scenes hold too few such pairs.
 train_dataloader.dataset = dict(
     type=MultiImageDataset, dataset=scenes,
-    pipeline=[dict(type=ClassMix, keep_out=(0,), prob=0.6), dict(type=PackInputs)])
+    pipeline=[
+        dict(type=ClassMix, share=1.0, keep_out=(0,), min_visible=0.6),
+        dict(type=ClassMix, share=1.0, keep_out=(0,), min_visible=0.6),
+        dict(type=PackInputs),
+    ])
 val_dataloader.batch_size = 50
 val_dataloader.dataset.pipeline = [
     dict(type=LoadImage),
@@ -56,7 +60,7 @@ model = dict(
     preprocessor=dict(type=ImagePreprocessor, mean=[125.0] * 3, std=[68.0] * 3,
                       channels_last=True),
     backbone=dict(type=ResNet, block='basic', num_blocks=(1, 2, 2), base_channels=48,
-                  stem='deep', stem_channels=32, zero_init_last=False, center_images=True,
+                  stem='deep', stem_channels=16, zero_init_last=False, center_images=True,
                   out_stages=(1, 2, 3, 4)),
     neck=dict(type=UNetDecoder, num_convs=1, upsample='deconv'),
     head=dict(type=FCNHead, num_classes=num_classes, in_index=0, num_convs=0, dropout=0.0,
@@ -65,7 +69,8 @@ model = dict(
 max_epochs = 24
 train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=12)
 optim_wrapper = dict(
-    type=OptimWrapper, precision='auto', optimizer=dict(type=Muon, lr=5e-3, weight_decay=0.05),
+    type=OptimWrapper, precision='auto',
+    optimizer=dict(type=Muon, lr=8e-3, weight_decay=0.25, momentum=0.9),
     paramwise=dict(norm_decay_mult=0.0, custom_keys={'head.out': dict(orthogonal=False)}))
 param_scheduler = [
     dict(type=LinearWarmup, by_epoch=False, begin=0, end=60),

@@ -23,7 +23,10 @@ class ClassMix(MultiImageTransform):
 
     Args:
         share: how much of the classes present is pasted, rounded up.
-        keep_out: indices of classes that are never pasted, such as that of the background.
+        keep_out: indices of classes that are never pasted, such as that of the background; they
+            may be covered.
+        min_visible: leave a drawn class out where it would leave less than this part of another
+            one to be seen.
         prob: how often anything is done.
 
     Raises:
@@ -31,8 +34,10 @@ class ClassMix(MultiImageTransform):
             longer be true.
     """
 
-    def __init__(self, share: float = 0.5, keep_out: Sequence[int] = (), prob: float = 1.0):
+    def __init__(self, share: float = 0.5, keep_out: Sequence[int] = (),
+                 min_visible: float = 0.0, prob: float = 1.0):
         super().__init__(prob)
+        self.min_visible = check_prob(min_visible, 'min_visible')
         self.share = check_prob(share, 'share')
         self.keep_out = (*keep_out, IGNORE)
 
@@ -47,8 +52,22 @@ class ClassMix(MultiImageTransform):
                                 'use CopyPaste')
         present = np.setdiff1d(np.unique(other['semantic_map']), self.keep_out)
         chosen = np.random.permutation(present)[:int(np.ceil(len(present) * self.share))]
-        pasted = np.isin(other['semantic_map'], chosen)
+        pasted = self._pasted(results['semantic_map'], other['semantic_map'], chosen)
         # Copies: image and map may be those that a dataset keeps.
         results['img'] = np.where(pasted[..., None], other['img'], results['img'])
         results['semantic_map'] = np.where(pasted, other['semantic_map'], results['semantic_map'])
         return results
+
+    def _pasted(self, below: np.ndarray, above: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Which pixels are pasted: those of the chosen classes that leave enough to be seen."""
+        if not self.min_visible:
+            return np.isin(above, chosen)
+        pasted = np.zeros(above.shape, bool)
+        total = np.bincount(below.ravel(), minlength=IGNORE + 1)
+        total[list(self.keep_out)] = 0
+        for label in chosen:
+            more = pasted | (above == label)
+            covered = np.bincount(below[more], minlength=IGNORE + 1)
+            if ((total - covered)[total > 0] >= self.min_visible * total[total > 0]).all():
+                pasted = more
+        return pasted

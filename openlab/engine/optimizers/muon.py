@@ -154,7 +154,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
         x = x.T
     x = x / x.norm().clamp(min=1e-7)  # no singular value is larger than the norm of all
     a, b, c = _QUINTIC
-    # The way below costs more for a matrix that is nearly square, and bfloat16 is too coarse for it.
+    # The way below costs more for a matrix that is nearly square; bfloat16 is too coarse for it.
     if x.dtype == torch.bfloat16 or x.shape[1] < 1.5 * x.shape[0]:
         for _ in range(steps):
             gram = x @ x.T

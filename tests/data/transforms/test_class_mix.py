@@ -33,6 +33,28 @@ def test_pixels_of_the_drawn_classes_come_over_with_their_labels(share, count):
     assert len(drawn) == (3 if count in (1, 2) else 1)
 
 
+def test_a_class_that_would_hide_another_one_is_left_out():
+    # Class 1 would cover half of class 5, class 2 a quarter of it, class 3 nothing but ground.
+    for seed in range(5):
+        np.random.seed(seed)
+        results = item(10, [5, 5, 5, 5, 0, 0, 0, 0])
+        results['others'] = [item(200, [1, 1, 2, 0, 3, 3, 0, 0])]
+        result = ClassMix(share=1.0, keep_out=[0], min_visible=0.6)(results)
+        assert result['semantic_map'][0].tolist() == [5, 5, 2, 5, 3, 3, 0, 0]
+        assert result['img'][0, :, 0].tolist() == [10, 10, 200, 10, 200, 200, 10, 10]
+
+
+def test_classes_that_cover_too_much_only_together_are_pasted_one_by_one():
+    found = set()
+    for seed in range(20):
+        np.random.seed(seed)
+        results = item(10, [5, 5, 5, 5, 0, 0, 0, 0])
+        results['others'] = [item(200, [1, 2, 0, 0, 0, 0, 0, 0])]
+        result = ClassMix(share=1.0, keep_out=[0], min_visible=0.6)(results)
+        found.add(tuple(result['semantic_map'][0, :2].tolist()))
+    assert found == {(1, 5), (5, 2)}
+
+
 def test_the_background_may_be_pasted_like_any_class():
     np.random.seed(0)
     result = mixed(share=1.0)
