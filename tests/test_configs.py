@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from openlab.config import check_config, load_config
 from openlab.config.build import build
+from openlab.data.datasets.multi_image import MultiImageDataset
 from openlab.data.transforms.base import Compose
 from openlab.engine.loading import load_weights
 from openlab.registry import METRICS, TRANSFORMS
@@ -535,13 +536,18 @@ def test_pipelines_and_metrics_build_and_images_pass_through(config, tmp_path):
     for metric in cfg['val_evaluator']:
         build(metric, METRICS)
     for stage in ('train', 'val', 'test'):
-        pipeline = cfg[f'{stage}_dataloader']['dataset'].get('pipeline')
-        if pipeline is None:
+        dataset = cfg[f'{stage}_dataloader']['dataset']
+        if dataset.get('pipeline') is None:
             continue
-        transforms = Compose([build(t, TRANSFORMS) for t in pipeline])
+        outer = [build(t, TRANSFORMS) for t in dataset['pipeline']]
+        mixes = 'dataset' in dataset  # several images go into one
+        inner = [build(t, TRANSFORMS) for t in dataset['dataset']['pipeline']] if mixes else outer
+        transforms = Compose(inner)
         image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-        item = transforms({'img': image, 'img_id': 7, 'ori_shape': (40, 48),
-                           'img_shape': (40, 48), **task.raw(tmp_path)})
+        items = [transforms({'img': image, 'img_id': 7, 'ori_shape': (40, 48),
+                             'img_shape': (40, 48), **task.raw(tmp_path)})
+                 for _ in range(2 if mixes else 1)]
+        item = MultiImageDataset(items, outer)[0] if mixes else items[0]
         views = item['inputs'] if isinstance(item['inputs'], list) else [item['inputs']]
         assert all(view.dtype == torch.uint8 and view.shape[0] == 3 for view in views)
         assert task.packed(item['sample'])

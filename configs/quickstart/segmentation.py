@@ -28,18 +28,26 @@ with read_base():
     from .._base_.runtime import *
 
 image_size = 128
+test_size = 144  # digits of the size that training enlarges some of them to
 train_dataloader.batch_size = 16
 train_dataloader.num_workers = 1
-scenes = train_dataloader.dataset
-scenes.pipeline = [
-    dict(type=LoadImage),
-    dict(type=LoadAnnotations),
-    dict(type=Resize, size=image_size, interpolation='area'),
-    dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125),
-]
 # Digits that cover each other are what is hard, and 2,000 scenes hold too few such pairs.
 train_dataloader.dataset = dict(
-    type=MultiImageDataset, dataset=scenes,
+    type=MultiImageDataset,
+    dataset=dict(
+        type=SegmentationDataset,
+        img_dir='images/train',
+        mask_dir='semantic/train',
+        data_root=data_root,
+        classes=classes,
+        palette=palette,
+        make=make,
+        pipeline=[
+            dict(type=LoadImage, shrink_to=image_size),
+            dict(type=LoadAnnotations),
+            dict(type=Resize, size=image_size, interpolation='area'),
+            dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125),
+        ]),
     pipeline=[
         dict(type=ClassMix, share=1.0, keep_out=(0,), min_visible=0.6),
         dict(type=ClassMix, share=1.0, keep_out=(0,), min_visible=0.6),
@@ -50,7 +58,7 @@ val_dataloader.dataset.pipeline = [
     dict(type=LoadImage),
     dict(type=LoadAnnotations),
     dict(type=KeepOriginalMap),
-    dict(type=Resize, size=image_size, interpolation='area'),
+    dict(type=Resize, size=test_size, interpolation='area'),
     dict(type=PackInputs, extra_keys=('original_map',)),
 ]
 test_dataloader = val_dataloader
@@ -64,13 +72,13 @@ model = dict(
                   out_stages=(1, 2, 3, 4)),
     neck=dict(type=UNetDecoder, num_convs=1, upsample='deconv'),
     head=dict(type=FCNHead, num_classes=num_classes, in_index=0, num_convs=0, dropout=0.0,
-              loss=dict(type=CrossEntropyLoss, class_weight=[0.6] + [1.0] * 10)))
+              loss=dict(type=CrossEntropyLoss, class_weight=[0.8] + [1.0] * 10)))
 
-max_epochs = 24
-train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=12)
+max_epochs = 15
+train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=5)
 optim_wrapper = dict(
     type=OptimWrapper, precision='auto',
-    optimizer=dict(type=Muon, lr=8e-3, weight_decay=0.25, momentum=0.9),
+    optimizer=dict(type=Muon, lr=1.6e-2, weight_decay=0.25, momentum=0.9),
     paramwise=dict(norm_decay_mult=0.0, custom_keys={'head.out': dict(orthogonal=False)}))
 param_scheduler = [
     dict(type=LinearWarmup, by_epoch=False, begin=0, end=60),

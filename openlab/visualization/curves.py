@@ -17,6 +17,7 @@ from openlab.utils.json_lines import is_number, read_rows
 
 Rows = Sequence[Mapping[str, Any]]
 COLOURS = ('#1f77e6', '#fa8214', '#28a745', '#dc323c', '#8c5ad2', '#00afb9', '#e65aaa', '#96693c')
+MAX_TALL_LEGEND = 8
 MAX_PANELS = 12
 SMALLER_IS_BETTER = {
     'loss', 'error', 'perplexity', 'ppl', 'nll', 'brier', 'ece', 'mce', 'mae', 'mse', 'rmse',
@@ -126,7 +127,7 @@ def plot_curves(runs: Mapping[str, Rows], out: str | Path, *, keys: Sequence[str
         raise ValueError(f'nothing to draw for {missing or "train/... and val/..."}; '
                          f'scalars in the log: {", ".join(present) or "none"}')
     if not keys:
-        chosen = [k for k in chosen if not _repeats_loss(runs, k)]
+        chosen = [k for k in chosen if not _repeats_loss(runs, k) and not _is_count(k)]
     panels = _panels(chosen, is_single=len(runs) == 1)
     dropped = panels[MAX_PANELS:]
     panels = panels[:MAX_PANELS]
@@ -156,6 +157,11 @@ def _repeats_loss(runs: Mapping[str, Rows], key: str) -> bool:
     """Whether a loss is the only part of the total, and so the same curve."""
     return key.startswith('train/loss_') and all(
         row[key] == row.get('train/loss') for rows in runs.values() for row in rows if key in row)
+
+
+def _is_count(key: str) -> bool:
+    """Whether a scalar tells what others are means over, on a scale far from theirs."""
+    return key.startswith('val/') and key.rpartition('/')[2].startswith('num_')
 
 
 def _panels(keys: Sequence[str], is_single: bool) -> list[tuple[str, list[str]]]:
@@ -217,7 +223,9 @@ def _draw_panel(axis: Any, name: str, members: Sequence[str], runs: Mapping[str,
     if 'loss' in name and flat and min(flat) > 0 and max(flat) / min(flat) > 100:
         axis.set_yscale('log')
     if any(line.get_label()[0] != '_' for line in axis.get_lines()):
-        axis.legend(fontsize=8, frameon=False)
+        # Many lines: smaller words in two columns cover less of them.
+        many = len(drawn) > MAX_TALL_LEGEND
+        axis.legend(fontsize=6 if many else 8, frameon=False, ncols=2 if many else 1)
 
 
 def _mark_best(axis: Any, key: str, xs: Sequence[float], ys: Sequence[float],

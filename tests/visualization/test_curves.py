@@ -89,3 +89,16 @@ def test_curves_are_drawn_without_torch(tmp_path):
             'assert "torch" not in sys.modules')
     subprocess.run([sys.executable, '-c', code], check=True)
     assert (tmp_path / 'c.png').stat().st_size > 5000
+
+
+def test_counts_are_left_out_where_they_are_not_asked_for(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr('openlab.visualization.curves._draw_panel',
+                        lambda axis, name, members, *rest: drawn.extend(members))
+    rows = [{'iter': i, 'train/loss': 1.0 / i, 'val/seg/miou': 0.5, 'val/seg/num_classes': 11.0}
+            for i in (1, 2)]
+    plot_curves({'run': rows}, tmp_path / 'a.png')
+    assert drawn == ['train/loss', 'val/seg/miou']
+    drawn.clear()
+    plot_curves({'run': rows}, tmp_path / 'b.png', keys=['val/seg/num_classes'])
+    assert drawn == ['val/seg/num_classes']
