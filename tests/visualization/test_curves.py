@@ -97,8 +97,8 @@ def test_counts_are_left_out_where_they_are_not_asked_for(tmp_path, monkeypatch)
                         lambda axis, name, members, *rest: drawn.extend(members))
     rows = [{'iter': i, 'train/loss': 1.0 / i, 'val/seg/miou': 0.5, 'val/seg/num_classes': 11.0}
             for i in (1, 2)]
-    plot_curves({'run': rows}, tmp_path / 'a.png')
+    curves.plot_curves({'run': rows}, tmp_path / 'a.png')
     assert drawn == ['train/loss', 'val/seg/miou']
     drawn.clear()
-    plot_curves({'run': rows}, tmp_path / 'b.png', keys=['val/seg/num_classes'])
+    curves.plot_curves({'run': rows}, tmp_path / 'b.png', keys=['val/seg/num_classes'])
     assert drawn == ['val/seg/num_classes']
