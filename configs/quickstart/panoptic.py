@@ -7,7 +7,7 @@ the mean IoU of classes are measured on the same predictions. The data are made 
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from openlab.algorithms.segmentation.mask2former import (
     Mask2Former,
@@ -17,6 +17,13 @@ from openlab.algorithms.segmentation.mask2former import (
 )
 from openlab.backbones.resnet import ResNet
 from openlab.data.preprocessors import ImagePreprocessor
+from openlab.data.transforms.affine import RandomAffine
+from openlab.data.transforms.original_map import KeepOriginalMap
+from openlab.data.transforms.resize import Resize
+from openlab.engine.loops import EpochTrainLoop
+from openlab.engine.optim import OptimWrapper
+from openlab.engine.optimizers.muon import Muon
+from openlab.engine.schedulers import LinearWarmup
 from openlab.metrics.coco import CocoMetric
 from openlab.metrics.panoptic import PanopticQuality
 from openlab.metrics.segmentation import SegmentationMetric
@@ -24,12 +31,13 @@ from openlab.metrics.segmentation import SegmentationMetric
 with read_base():
     from .._base_.datasets.digit_scenes_panoptic import *
     from .._base_.runtime import *
-    from .._base_.schedules.adamw_cosine import *
 
 model = dict(
     type=Mask2Former,
-    preprocessor=dict(type=ImagePreprocessor, mean=[125.0] * 3, std=[68.0] * 3, pad_divisor=32),
-    backbone=dict(type=ResNet, block='basic', num_blocks=(1, 1, 1, 1), base_channels=24,
+    preprocessor=dict(type=ImagePreprocessor, mean=[125.0] * 3, std=[68.0] * 3,
+                      channels_last=True),
+    backbone=dict(type=ResNet, block='basic', num_blocks=(1, 1, 2, 1), base_channels=32,
+                  stem='deep', zero_init_last=False, center_images=True,
                   out_stages=(2, 3, 4, 5)),
     pixel_decoder=dict(type=PixelDecoder, embed_dim=64, mask_dim=64, num_heads=4, num_layers=1,
                        hidden_dim=128),
@@ -40,10 +48,36 @@ model = dict(
         num_layers=3, hidden_dim=128, num_points=1024,
         limits=dict(type=SegmentLimits, score=0.5, overlap=0.6, detections=20)))
 
-max_epochs = 5
-warmup_epochs = 1
+image_size = 128
 train_dataloader.batch_size = 8
-optim_wrapper.optimizer.lr = 1e-3
+train_dataloader.num_workers = 1
+train_dataloader.dataset.pipeline = [
+    dict(type=LoadImage),
+    dict(type=LoadAnnotations),
+    dict(type=Resize, size=image_size),
+    dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125,
+         min_visible=0.1),
+    dict(type=PackInputs),
+]
+val_dataloader.dataset.pipeline = [
+    dict(type=LoadImage),
+    dict(type=LoadAnnotations),
+    dict(type=KeepOriginalMap),
+    dict(type=Resize, size=image_size),
+    dict(type=PackInputs, extra_keys=('original_map',)),
+]
+test_dataloader = val_dataloader
+
+max_epochs = 12
+train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=6)
+optim_wrapper = dict(
+    type=OptimWrapper, optimizer=dict(type=Muon, lr=3e-3, weight_decay=0.1),
+    clip_grad=dict(max_norm=1.0),
+    paramwise=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={
+        name: dict(orthogonal=False) for name in ('query_', 'level_embed', 'cls_out')}))
+param_scheduler = [
+    dict(type=LinearWarmup, by_epoch=False, end=100),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=100)]
 val_evaluator = [
     dict(type=PanopticQuality), dict(type=CocoMetric, kinds=['mask']),
     dict(type=SegmentationMetric)]

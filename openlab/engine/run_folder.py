@@ -36,12 +36,16 @@ VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'PYTH
 MAX_PATCH_BYTES = 20 * 2**20
 
 
-def write_run_folder(folder: str | Path, seed: int | None = None,
+def write_run_folder(folder: str | Path, git: dict[str, Any] | None, seed: int | None = None,
                      overrides: Sequence[str] = (), **more: Any) -> Path:
-    """Write ``run.json`` and ``git_diff.patch`` into the folder of this start.
+    """Write ``run.json`` into the folder of this start.
+
+    No process is started here, so that it may be done by a thread. A process that the workers of
+    a loader are forked beside would wait for them: they hold the other end of its pipe.
 
     Args:
         folder: the folder of this start; made if need be.
+        git: what ``git_state`` gave.
         seed: seed of the run.
         overrides: what the command line changed in the config.
         **more: further plain values for ``run.json``.
@@ -51,7 +55,6 @@ def write_run_folder(folder: str | Path, seed: int | None = None,
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    git = git_state(Path.cwd(), folder / 'git_diff.patch')
     record = {
         'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
         'command': getattr(sys, 'orig_argv', sys.argv),
@@ -73,12 +76,17 @@ def environment() -> dict[str, Any]:
     return {
         'python': platform.python_version(),
         'packages': package_versions(PACKAGES),
-        'platform': platform.platform(),
+        'platform': platform_name(),
         'cpu': cpu_name(),
         'cpu_count': os.cpu_count(),
         'devices': devices(),
         'variables': {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
+
+
+def platform_name() -> str:
+    """System, release and kind of processor; ``platform.platform`` starts a process for them."""
+    return f'{platform.system()}-{platform.release()}-{platform.machine()}'
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:
@@ -104,7 +112,7 @@ def cpu_name() -> str:
                 return line.split(':', 1)[1].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return platform.machine()
 
 
 def devices() -> list[str]:

@@ -1,4 +1,6 @@
 import json
+import os
+import platform
 import subprocess
 import sys
 
@@ -49,7 +51,8 @@ def test_a_folder_outside_of_any_repository_has_no_git_state(tmp_path, monkeypat
 def test_the_record_holds_what_a_repetition_needs(tmp_path, repository, monkeypatch):
     monkeypatch.chdir(repository)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    file = write_run_folder(tmp_path / 'start', seed=7, overrides=['lr=1'], world_size=2)
+    state = git_state(repository)
+    file = write_run_folder(tmp_path / 'start', state, seed=7, overrides=['lr=1'], world_size=2)
     record = json.loads(file.read_text())
     assert record['seed'] == 7
     assert record['overrides'] == ['lr=1']
@@ -70,3 +73,15 @@ def test_the_environment_names_the_processor():
     found = environment()
     assert found['cpu']
     assert found['cpu_count'] >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='loader workers are forked on POSIX only')
+def test_no_process_is_started_that_forked_workers_could_keep_waiting(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f'started {args}')
+
+    platform.platform.__globals__['_platform_cache'].clear()
+    platform.platform.__globals__['_uname_cache'] = None
+    monkeypatch.setattr(subprocess, 'Popen', refuse)
+    record = json.loads(write_run_folder(tmp_path, None).read_text())
+    assert record['environment']['platform'].startswith(platform.system())

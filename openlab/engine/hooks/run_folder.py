@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import openlab
 from openlab.engine.hooks.base import Hook
-from openlab.engine.run_folder import write_run_folder
+from openlab.engine.run_folder import git_state, write_run_folder
 from openlab.registry import HOOKS
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ class RunFolderHook(Hook):
         start.mkdir(parents=True, exist_ok=True)
         save_config(cfg, start)
         randomness = (cfg.get('randomness') if isinstance(cfg, dict) else None) or {}
+        git = git_state(Path.cwd(), start / 'git_diff.patch')
         self._thread = threading.Thread(
-            target=write_run_folder, args=(start,), daemon=True,
+            target=write_run_folder, args=(start, git), daemon=True,
             kwargs={'seed': getattr(runner, 'seed', randomness.get('seed')),
                     'overrides': [str(o) for o in getattr(cfg, 'overrides', None) or ()],
                     'world_size': runner.world_size})
