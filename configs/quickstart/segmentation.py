@@ -83,3 +83,5 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type=LinearWarmup, by_epoch=False, begin=0, end=60),
     dict(type=CosineAnnealingLR, by_epoch=False, begin=60)]
+# For `openlab test --tta`. A mirrored digit is no digit.
+tta = dict(flip=False, scales=(0.78, 0.89, 1.0, 1.11, 1.22), divisor=16)

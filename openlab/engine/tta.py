@@ -34,7 +34,9 @@ class TestTimeAugmentation:
 
     An algorithm merges by its own ``merge_augmented(predictions)`` where it has one: a list of
     samples for each view, in the coordinates of that view, which ``meta['view']`` describes.
-    Otherwise predictions of classes are merged by the mean of their probabilities.
+    One that has to merge before it decides (a class for every pixel) has instead a method
+    ``predict_views(inputs, samples, views)`` that gets the inputs of all views. Otherwise
+    predictions of classes are merged by the mean of their probabilities.
 
     Args:
         flip: add the mirror image of each view.
@@ -52,6 +54,11 @@ class TestTimeAugmentation:
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> list[DataSample]:
         """Merged predictions of a preprocessed batch."""
+        if hasattr(model, 'predict_views'):
+            seen_by = [self.apply(batch['inputs'], view) for view in self.views]
+            predict: Any = model.predict_views
+            together: list[DataSample] = predict(seen_by, batch['samples'], self.views)
+            return together
         predictions = []
         for view in self.views:
             samples = [replace(s, meta={**s.meta, 'view': asdict(view)}) for s in batch['samples']]

@@ -127,6 +127,29 @@ class SemanticSegmentor(Algorithm):
         """The head's predictions: ``semantic_map``, without padding."""
         return self.head.predict(outputs.logits, samples)
 
+    def predict_views(self, inputs: Sequence[Tensor], samples: list[DataSample],
+                      views: Sequence[Any]) -> list[DataSample]:
+        """Predictions by the mean of the class probabilities over views of the same images.
+
+        Args:
+            inputs: the images of each view, (B, 3, H v, W v) for its scale v.
+            samples: of the images, without what views changed.
+            views: with ``scale`` and ``flip``; see ``openlab.engine.tta``. One must have scale 1:
+                it has the size that predictions get.
+
+        Raises:
+            ValueError: if no view has scale 1.
+        """
+        sizes = [x.shape[-2:] for x, view in zip(inputs, views) if view.scale == 1]
+        if not sizes:
+            raise ValueError('tta.scales must hold 1.0 for segmentation: that is the size of the '
+                             'predicted maps')
+        total: Any = 0
+        for x, view in zip(inputs, views, strict=True):
+            probs = self.outputs(x).logits.softmax(1)
+            total = total + resize_map(probs.flip(-1) if view.flip else probs, sizes[0])
+        return self.predict(SegmentationOutputs(total), samples)
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that the backbone wants kept out of weight decay."""
         names: set[str] = getattr(self.backbone, 'no_weight_decay', set)()

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from openlab.algorithms.segmentation.deeplabv3plus import DeepLabV3Plus, DeepLabV3PlusHead
@@ -8,6 +9,7 @@ from openlab.algorithms.segmentation.segformer import SegFormerHead
 from openlab.algorithms.segmentation.semantic import window_places
 from openlab.backbones.mobilenet_v2 import MobileNetV2
 from openlab.backbones.resnet import ResNet
+from openlab.engine.tta import TestTimeAugmentation
 from openlab.heads.decode_head import DecodeHead
 from openlab.heads.fcn_head import FCNHead
 from openlab.losses.cross_entropy import CrossEntropyLoss
@@ -146,3 +148,31 @@ def test_heads_say_which_maps_they_lack():
         SegFormerHead(K)
     with pytest.raises(ValueError, match='got 1 feature maps but in_channels names 2'):
         SegFormerHead(K, (4, 8), channels=4)((torch.rand(1, 4, 2, 2),))
+
+
+def test_views_are_merged_by_the_mean_of_their_probabilities():
+    torch.manual_seed(0)
+    model = FCN(ResNet(18, base_channels=8, out_stages=(3,)), head=FCNHead(3, 16)).eval()
+    nn.init.normal_(model.head.out.weight, std=5.0)  # else all pixels get the same class
+    images = torch.randn(2, 3, 32, 48)
+    samples = [DataSample(meta={'img_shape': (32, 40)}) for _ in images]
+    tta = TestTimeAugmentation(flip=True, scales=(1.0, 1.5))
+    with torch.no_grad():
+        found = tta.predict(model, {'inputs': images, 'samples': samples})
+        mean = torch.zeros(2, 3, 32, 48)
+        for size in ((32, 48), (48, 72)):
+            scaled = F.interpolate(images, size, mode='bilinear')
+            for turned, back in ((scaled, lambda p: p), (scaled.flip(-1), lambda p: p.flip(-1))):
+                probs = back(model(turned).logits.softmax(1))
+                mean += F.interpolate(probs, (32, 48), mode='bilinear') / 4
+        plain = model.predict(model(images), samples)
+    for sample, expected in zip(found, mean.argmax(1)):
+        assert torch.equal(sample.semantic_map, expected[:, :40])
+    assert any(not torch.equal(a.semantic_map, b.semantic_map) for a, b in zip(found, plain))
+
+
+def test_views_without_the_images_own_size_are_refused():
+    model = FCN(ResNet(18, base_channels=8, out_stages=(3,)), head=FCNHead(3, 16)).eval()
+    batch = {'inputs': torch.randn(1, 3, 32, 32), 'samples': [DataSample()]}
+    with pytest.raises(ValueError, match=r'tta.scales must hold 1.0 for segmentation'):
+        TestTimeAugmentation(flip=False, scales=(0.5,)).predict(model, batch)
