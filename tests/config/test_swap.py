@@ -81,7 +81,7 @@ def test_later_edits_reach_into_the_new_part():
     cfg = load_config('quickstart/segmentation',
                       ['model.backbone=ResNet-18', 'model.backbone.base_channels=8'])
     assert (cfg.model.backbone.depth, cfg.model.backbone.base_channels) == (18, 8)
-    assert cfg.model.backbone.out_stages == (2, 3, 4, 5)  # it shows no map of stride 2
+    assert cfg.model.backbone.out_stages == (1, 2, 3, 4)  # strides 2 to 16, as before
 
 
 def test_what_is_no_part_stays_an_ordinary_edit():
