@@ -176,6 +176,7 @@ CONSTANT = {
         r'^backbone\.stages\.3\.blocks\.(0\.scale1$|2\.attn\.bias\.table$)',
     # Attention over one key does not depend on queries and keys.
     ('MobileNetV4', None): r'^backbone\..*\.(query|key)\.',
+    ('PVTv2', None): r'^backbone\.stages\.3\..*\.attn\.[qk]\.',
     ('MViT', 'class_token'):
         r'^backbone\.blocks\.2\.attn\.(pool_q\.conv\.|(row|column)_offsets$)'}
 
