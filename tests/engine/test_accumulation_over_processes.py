@@ -50,6 +50,7 @@ runner.train()
 if distributed.is_main_process():
     weights = {{k: v.tolist() for k, v in runner.unwrapped_model.state_dict().items()}}
     Path({folder!r}, 'alone.json' if alone else 'two.json').write_text(json.dumps(weights))
+distributed.end_rank(0)  # as the command ends: a rank that just exits may abort
 '''
 
 
