@@ -347,12 +347,15 @@ class ResNet(nn.Module):
         if self.center_images:
             x = x - x.mean((2, 3), keepdim=True)
         outs = []
-        for part in self.stem:
-            if 1 in self.out_stages and isinstance(part, nn.MaxPool2d):
-                outs.append(x)
-            x = part(x)
-        if 1 in self.out_stages and not outs:
-            outs.append(x)  # a stem without pooling
+        if 1 not in self.out_stages:
+            x = self.stem(x)  # whole, so that a hook on it is called
+        else:
+            for part in self.stem:
+                if isinstance(part, nn.MaxPool2d):
+                    outs.append(x)
+                x = part(x)
+            if not outs:
+                outs.append(x)  # a stem without pooling
         for stage, blocks in enumerate(self.stages, start=2):
             x = blocks(x)
             if stage in self.out_stages:

@@ -65,6 +65,13 @@ def test_a_stem_without_pooling_has_a_first_stage_too():
     assert [m.shape[-1] for m in net(torch.randn(1, 3, 8, 8))] == [8, 8]
 
 
+def test_a_hook_on_the_stem_is_called():
+    net, seen = ResNet(18, base_channels=8), []
+    net.stem.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    net(torch.randn(1, 3, 32, 32))
+    assert seen == [(1, 8, 8, 8)]
+
+
 def test_stages_after_the_last_wanted_one_are_not_built():
     net = ResNet(18, base_channels=8, out_stages=(2, 3))
     assert len(net.stages) == 2
