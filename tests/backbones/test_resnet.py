@@ -66,7 +66,7 @@ def test_a_stem_without_pooling_has_a_first_stage_too():
 
 
 def test_a_hook_on_the_stem_is_called():
-    net, seen = ResNet(18, base_channels=8), []
+    net, seen = ResNet(18, base_channels=8).eval(), []
     net.stem.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     net(torch.randn(1, 3, 32, 32))
     assert seen == [(1, 8, 8, 8)]
