@@ -51,7 +51,7 @@ val_evaluator = [dict(type=LanguageModelMetric)]
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    type=OptimWrapper, clip_grad=dict(max_norm=1.0),
+    type=OptimWrapper, precision='auto', clip_grad=dict(max_norm=1.0),
     optimizer=dict(type=AdamW, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),
     paramwise=dict(norm_decay_mult=0.0))
 param_scheduler = [

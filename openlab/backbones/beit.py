@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
+from openlab.layers.attention import attend
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.patch_embed import PatchEmbed
 from openlab.layers.position import resize_position, resize_square_position
 from openlab.layers.transformer import MLP, LayerScale
-from openlab.layers.window import relative_position_index, resize_relative_table
+from openlab.layers.window import bias_of_pairs, relative_position_index, resize_relative_table
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 
@@ -70,7 +71,7 @@ class KeyFreeBiasAttention(nn.Module):
         """Mix tokens (B, 1 + h w, D), the class token and the patches of ``grid`` (h, w)."""
         q, k, v = self.split(x)
         bias = None if self.grid is None else self._bias(grid)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x = attend(q, k, v, attn_mask=bias)
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def _bias(self, grid: tuple[int, int]) -> Tensor:
@@ -81,7 +82,7 @@ class KeyFreeBiasAttention(nn.Module):
         num = len(table) - 3
         index = F.pad(relative_position_index(grid).to(table.device), (1, 0, 1, 0))
         index[0, :], index[:, 0], index[0, 0] = num, num + 1, num + 2
-        return table[index].permute(2, 0, 1)[None]
+        return bias_of_pairs(table.T, index)[None]
 
 
 class BEiTBlock(nn.Module):

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.beit import KeyFreeBiasAttention, fit_positions
 from openlab.backbones.stages import check_out_stages
+from openlab.layers.attention import attend
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.patch_embed import PatchEmbed
@@ -43,7 +43,7 @@ class RotaryGridAttention(KeyFreeBiasAttention):
         """Mix tokens (B, 1 + h w, D); ``angles`` are cosine and sine of patches, (h w, E)."""
         q, k, v = self.split(x)
         q, k = (torch.cat([t[:, :, :1], rotate_pairs(t[:, :, 1:], *angles)], 2) for t in (q, k))
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
 from openlab.layers.act import make_act
+from openlab.layers.attention import attend
 from openlab.layers.conv import ConvNormAct
 from openlab.layers.distance_bias import DistanceBias
 from openlab.layers.drop import DropPath
@@ -102,7 +102,7 @@ class LeViTAttention(nn.Module):
             asking = self.q(x[:, :: self.stride, :: self.stride])
             out_grid = (asking.shape[1], asking.shape[2])
             q = self._heads(asking)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(grid)[None].to(q.dtype))
+        x = attend(q, k, v, attn_mask=self.bias(grid)[None].to(q.dtype))
         return self.proj(self.act(x.transpose(1, 2).flatten(2))).unflatten(1, out_grid)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openlab.layers.attention import attend
 from openlab.layers.norm import RMSNorm
 from openlab.layers.rotary import RotaryEmbedding
 from openlab.registry import MODELS
@@ -85,7 +86,7 @@ class LlamaAttention(nn.Module):
         query, key = rotary(unrotated, angles).split([self.num_heads, self.num_kv_heads], dim=1)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
-        mixed = F.scaled_dot_product_attention(
+        mixed = attend(
             query, key, value,
             attn_mask=mask,
             is_causal=mask is None and T > 1,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
 from openlab.layers.act import make_act
+from openlab.layers.attention import attend
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.registry import MODELS
@@ -92,7 +93,7 @@ class ReducedAttention(nn.Module):
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         k = self.k(source).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         v = self.v(source).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = attend(q, k, v)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
 
     def _source(self, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.mobilenet_v2 import round_channels
 from openlab.backbones.stages import check_out_stages
+from openlab.layers.attention import attend
 from openlab.layers.conv import ConvNormAct
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_conv_net
@@ -211,7 +211,7 @@ class MobileAttention(nn.Module):
         query = self.query(y).unflatten(1, (self.num_heads, self.head_dim)).flatten(3).mT
         key, value = (part(y).flatten(2).mT[:, None].expand(-1, self.num_heads, -1, -1)
                       for part in (self.key, self.value))
-        out = F.scaled_dot_product_attention(query, key, value)  # (B, M, H W, D)
+        out = attend(query, key, value)  # (B, M, H W, D)
         y = self.output(out.mT.flatten(1, 2).unflatten(2, x.shape[2:]))
         if self.scale is not None:
             y = y * self.scale[:, None, None]

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import block_places, check_out_stages
+from openlab.layers.attention import attend
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.transformer import MLP
@@ -97,7 +98,7 @@ class PooledAttention(nn.Module):
         v, _ = self.pool_v(v, size)
         bias = self._bias(q[:, :, num_prefix:].unflatten(2, query_size), key_size)
         bias = F.pad(bias, (num_prefix, 0, num_prefix, 0))  # the class token is nowhere
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias) + q
+        x = attend(q, k, v, attn_mask=bias) + q
         return self.proj(x.transpose(1, 2).flatten(2)), query_size
 
     def _bias(self, q: Tensor, key_size: tuple[int, int]) -> Tensor:

@@ -24,10 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.backbones.stages import check_out_stages
+from openlab.layers.attention import attend
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
 from openlab.layers.transformer import MLP
 from openlab.layers.window import (
+    bias_of_pairs,
     merge_windows,
     pad_to_windows,
     partition_windows,
@@ -71,8 +73,8 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix windows (B n, T, C); ``mask`` (n, 1, T, T) is added to the logits."""
         q, k, v = _split_heads(self.qkv(x), self.num_heads)
-        bias = _add_mask(self.position_bias[self.index].permute(2, 0, 1)[None], mask, len(x))
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        bias = _add_mask(bias_of_pairs(self.position_bias.T, self.index)[None], mask, len(x))
+        x = attend(q, k, v, attn_mask=bias)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -114,9 +116,8 @@ class CosineWindowAttention(nn.Module):
         scale = self.logit_scale.clamp(max=math.log(100)).exp()
         q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
         table = 16 * self.position_mlp(self.offsets).sigmoid()
-        position = table[self.index].permute(2, 0, 1)[None]
-        position = _add_mask(position, mask, len(x)).to(q.dtype)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=position, scale=1.0)
+        position = _add_mask(bias_of_pairs(table.T, self.index)[None], mask, len(x)).to(q.dtype)
+        x = attend(q, k, v, attn_mask=position, scale=1.0)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openlab.layers.attention import attend
 from openlab.layers.norm import make_norm
 from openlab.layers.transformer import MLP
 from openlab.registry import MODELS
@@ -49,6 +50,6 @@ class AttentionPool(nn.Module):
         sources = (self.probe.expand(len(x), -1, -1), x, x)
         q, k, v = (F.linear(s, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
                    for s, w, b in zip(sources, weights, biases))
-        pooled = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        pooled = attend(q, k, v).transpose(1, 2).flatten(2)
         pooled = self.proj(pooled).squeeze(1)
         return pooled + self.mlp(self.norm(pooled))

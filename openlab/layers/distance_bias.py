@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openlab.layers.attention import attend
+from openlab.layers.window import bias_of_pairs
+
 
 class DistanceBias(nn.Module):
     """One learned number for each head and each distance (rows, columns).
@@ -39,9 +42,9 @@ class DistanceBias(nn.Module):
     def forward(self, grid: tuple[int, int]) -> Tensor:
         """Bias (h, M, N) of a map of ``grid``."""
         if grid == self.grid:
-            return self.table[:, self.index]
+            return bias_of_pairs(self.table, self.index)
         table = resize_distance_table(self.table, self.grid, grid)
-        return table[:, distance_index(grid, self.stride, table.device)]
+        return bias_of_pairs(table, distance_index(grid, self.stride, table.device))
 
 
 class DistanceAttention(nn.Module):
@@ -69,7 +72,7 @@ class DistanceAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2).split(
             self.sizes, dim=-1)
         bias = self.bias(grid)[None].to(q.dtype)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x = attend(q, k, v, attn_mask=bias)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 

@@ -63,6 +63,21 @@ def relative_position_index(size: tuple[int, int]) -> Tensor:
     return offsets[..., 0] * (2 * size[1] - 1) + offsets[..., 1]
 
 
+def bias_of_pairs(table: Tensor, index: Tensor) -> Tensor:
+    """Look up the bias of each pair of tokens.
+
+    One selection along the last axis takes a fraction of the time of ``table[:, index]``.
+
+    Args:
+        table: one number for each head and row of the index, (h, N).
+        index: (T, S).
+
+    Returns:
+        (h, T, S).
+    """
+    return table.index_select(1, index.flatten()).unflatten(1, index.shape)
+
+
 def resize_relative_table(table: Tensor, new_size: tuple[int, int]) -> Tensor:
     """Interpolate a table of offsets, ((2 S - 1)^2, heads), for windows of another size."""
     old = round(len(table) ** 0.5)

@@ -131,11 +131,7 @@ def test_kill_9_at_random_moments_changes_no_digit(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('algorithm', [
-    # The frozen teacher's forward pass ends in one of two last digits from one process to the
-    # next, without any resume.
-    pytest.param(name, marks=[pytest.mark.xfail(strict=False)] if name == 'Distillation' else [])
-    for name in sorted({name.partition('/')[0] for name in TASKS})])
+@pytest.mark.parametrize('algorithm', sorted({name.partition('/')[0] for name in TASKS}))
 def test_every_algorithm_continues_digit_for_digit_after_kill_9(tmp_path, algorithm):
     options = {'algorithm': algorithm, 'size': 8, 'batch_size': 2, 'interval': 2, 'iters': 7,
                'validate': False, 'workers': 0}

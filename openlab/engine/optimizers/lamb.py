@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from openlab.engine.optimizers.moments import by_step, update_moments
 from openlab.registry import OPTIMIZERS
 
 
@@ -67,33 +68,13 @@ class Lamb(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             params = [p for p in group['params'] if p.grad is not None]
-            # Parameters that got their first gradient later are at an earlier step.
-            by_step: dict[int, list[Tensor]] = {}
-            for parameter in params:
-                state = self._state_of(parameter)
-                state['step'] += 1
-                by_step.setdefault(int(state['step']), []).append(parameter)
-            for number, members in by_step.items():
+            for number, members in by_step(self, params):
                 self._step_of(members, group, number)
         return loss
 
-    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
-        state = self.state[parameter]
-        if not state:
-            # On the CPU, where reading it does not wait for the device.
-            state['step'] = torch.tensor(0.0)
-            state['mean'] = torch.zeros_like(parameter)
-            state['mean_square'] = torch.zeros_like(parameter)
-        return state
-
     def _step_of(self, params: list[Tensor], group: dict[str, Any], number: int) -> None:
         beta1, beta2 = group['betas']
-        grads: list[Any] = [p.grad for p in params]
-        means = [self.state[p]['mean'] for p in params]
-        squares = [self.state[p]['mean_square'] for p in params]
-        torch._foreach_lerp_(means, grads, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        means, squares = update_moments(self, params, group['betas'])
 
         correct = group['bias_correction']
         roots = torch._foreach_sqrt(squares)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from openlab.engine.optimizers.moments import by_step, update_moments
 from openlab.registry import OPTIMIZERS
 
 _QUINTIC = (3.4445, -4.775, 2.0315)
@@ -89,11 +90,7 @@ class Muon(Optimizer):
                     self._muon(parameter, group)
                 else:
                     others.append(parameter)
-            # Parameters that got their first gradient later are at an earlier step.
-            by_step: dict[int, list[Tensor]] = {}
-            for parameter in others:
-                by_step.setdefault(self._count(parameter), []).append(parameter)
-            for number, members in by_step.items():
+            for number, members in by_step(self, others):
                 self._adamw(members, group, number)
         return loss
 
@@ -110,24 +107,9 @@ class Muon(Optimizer):
         parameter.add_(matrix.view(parameter.shape),
                        alpha=-lr * 0.2 * math.sqrt(max(rows_by_columns)))
 
-    def _count(self, parameter: Tensor) -> int:
-        state = self.state[parameter]
-        if not state:
-            # On the CPU, where reading it does not wait for the device.
-            state['step'] = torch.tensor(0.0)
-            state['mean'] = torch.zeros_like(parameter)
-            state['mean_square'] = torch.zeros_like(parameter)
-        state['step'] += 1
-        return int(state['step'])
-
     def _adamw(self, params: list[Tensor], group: dict[str, Any], number: int) -> None:
         beta1, beta2 = group['betas']
-        grads: list[Any] = [p.grad for p in params]
-        means = [self.state[p]['mean'] for p in params]
-        squares = [self.state[p]['mean_square'] for p in params]
-        torch._foreach_lerp_(means, grads, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        means, squares = update_moments(self, params, group['betas'])
         roots = torch._foreach_sqrt(squares)
         torch._foreach_div_(roots, (1 - beta2**number) ** 0.5)
         torch._foreach_add_(roots, group['eps'])
