@@ -168,8 +168,10 @@ def compare(report: Report, family: str, name: str, record: dict[str, Any], turn
                  for k, m in run.items()}
         for call in calls.values():
             call()
+        for model in sides.values():
+            model.zero_grad()  # torch's record does not know what was allocated before it
         memory = {k: peak_memory(call) for k, call in calls.items()}
-        num = turns if is_training else 2 * turns
+        num = turns if is_training else 4 * turns
         times = interleaved(calls, turns=num, clock=time.process_time)
         for side, timing in times.items():
             report.measured(f'{family} {kind} {phase} {side}', timing.median * 1e3, 'ms',
@@ -206,7 +208,8 @@ def main() -> int:
     """Compare all families, or the named ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('names', nargs='*', help='families, by default all')
-    parser.add_argument('--turns', type=int, default=5, help='of training; twice as many others')
+    parser.add_argument('--turns', type=int, default=7,
+                        help='of training; four times as many others')
     parser.add_argument('--compiled', nargs='*', default=None, metavar='FAMILY',
                         help=f'families to compile, or all; by default {", ".join(COMPILED)}')
     args = parser.parse_args()

@@ -358,7 +358,7 @@ def main() -> int:
     """Compare every algorithm, or the named ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('names', nargs='*', help=f'of {", ".join(PAIRS)}; by default all')
-    parser.add_argument('--turns', type=int, default=5, help='of training; twice as many others')
+    parser.add_argument('--turns', type=int, default=9, help='of training; twice as many others')
     args = parser.parse_args()
     unknown = set(args.names) - set(PAIRS)
     if unknown:

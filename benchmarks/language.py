@@ -164,11 +164,15 @@ def compare(report: Report, name: str, turns: int) -> None:
     report.timings({f'{name} token {k}': t for k, t in decoding.items()}, per=NEW)
 
     ours.train(), theirs.train()
+    models: dict[str, nn.Module] = {'openlab': ours, 'transformers': theirs}
     for precision in PRECISIONS:
-        compare_training(report, f'{name}_{precision}', {
-            'openlab': train_step(ours, in_precision(losses['openlab'], precision)),
-            'transformers': train_step(theirs, in_precision(losses['transformers'], precision)),
-        }, turns, with_limit=precision == chosen_precision())
+        steps = {side: train_step(models[side], in_precision(losses[side], precision))
+                 for side in models}
+        for side, step in steps.items():
+            step()
+            models[side].zero_grad()  # torch's record does not know what was allocated before it
+        compare_training(report, f'{name}_{precision}', steps, turns,
+                         with_limit=precision == chosen_precision())
     speed = decoding['transformers'].median / decoding['openlab'].median
     if name in DECODING:
         report.at_least(f'{name}_decoding_speed_over_transformers', speed, 1.5)
@@ -179,8 +183,6 @@ def compare(report: Report, name: str, turns: int) -> None:
 def compare_training(report: Report, name: str, steps: dict[str, Callable[[], None]], turns: int,
                      with_limit: bool) -> None:
     """Weigh and time a training step of both sides."""
-    for step in steps.values():
-        step()
     memory = {side: peak_memory(step) / 2**20 for side, step in steps.items()}
     training = interleaved(steps, turns=turns, clock=time.process_time)
     report.timings({f'{name} step {k}': t for k, t in training.items()})

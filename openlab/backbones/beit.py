@@ -47,6 +47,8 @@ class KeyFreeBiasAttention(nn.Module):
         grid: (h, w) that biases of the offset of two patches are learned for; ``None``: none.
     """
 
+    index: Tensor
+
     def __init__(self, embed_dim: int, num_heads: int, grid: tuple[int, int] | None = None):
         super().__init__()
         if embed_dim % num_heads:
@@ -60,6 +62,7 @@ class KeyFreeBiasAttention(nn.Module):
             # After the offsets: class token to patch, patch to class token, class token to itself.
             num_offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
             self.position_bias = nn.Parameter(torch.zeros(num_offsets + 3, num_heads))
+            self.register_buffer('index', _pair_index(grid), persistent=False)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, each (B, H, N, D / H), of tokens (B, N, D)."""
@@ -76,13 +79,19 @@ class KeyFreeBiasAttention(nn.Module):
 
     def _bias(self, grid: tuple[int, int]) -> Tensor:
         """Bias of each pair of tokens, (1, H, 1 + h w, 1 + h w)."""
-        table: Tensor = self.position_bias
-        if grid != self.grid:
-            table = torch.cat([resize_relative_table(table[:-3], grid), table[-3:]])
-        num = len(table) - 3
-        index = F.pad(relative_position_index(grid).to(table.device), (1, 0, 1, 0))
-        index[0, :], index[:, 0], index[0, 0] = num, num + 1, num + 2
-        return bias_of_pairs(table.T, index)[None]
+        if grid == self.grid:
+            return bias_of_pairs(self.position_bias.T, self.index)[None]
+        table = self.position_bias
+        table = torch.cat([resize_relative_table(table[:-3], grid), table[-3:]])
+        return bias_of_pairs(table.T, _pair_index(grid).to(table.device))[None]
+
+
+def _pair_index(grid: tuple[int, int]) -> Tensor:
+    """Row of the table for each pair of tokens of a grid, (1 + h w, 1 + h w)."""
+    num = (2 * grid[0] - 1) * (2 * grid[1] - 1)
+    index = F.pad(relative_position_index(grid), (1, 0, 1, 0))
+    index[0, :], index[:, 0], index[0, 0] = num, num + 1, num + 2
+    return index
 
 
 class BEiTBlock(nn.Module):

@@ -83,9 +83,10 @@ class RepVGGBlock(nn.Module):
         if self.fused is not None:
             return self.act(self.se(self.fused(x)))
         assert self.branch3 is not None and self.branch1 is not None
-        y = self.branch3(x) + self.branch1(x)
+        # In place: normalisations look at their inputs again in the backward pass, not at these.
+        y = self.branch1(x).add_(self.branch3(x))
         if self.identity is not None:
-            y = y + self.identity(x)
+            y.add_(self.identity(x))
         return self.act(self.se(y))
 
     @torch.no_grad()

@@ -65,8 +65,8 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
-        first, second = x.chunk(2, dim=1) if self.is_split else (x, x)
-        y = torch.cat([self.shortcut(first), self.branch(second)], dim=1)
+        first, second = x.chunk(2, dim=1) if self.is_split else (self.shortcut(x), x)
+        y = torch.cat([first, self.branch(second)], dim=1)
         return F.channel_shuffle(y, 2)
 
 

@@ -70,11 +70,14 @@ class ConvNormAct(nn.Sequential):
             self.act = make_act(act)
         self.in_channels = in_channels
         self.out_channels = out_channels
+        self._fold_from = LARGE_MAP * in_channels // out_channels  # values that come in
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
-        if not self._is_folding_cheaper(x):
-            return super().forward(x)
+        if x.numel() < self._fold_from or not self._is_folding_cheaper(x):
+            for module in self._modules.values():
+                x = module(x)  # type: ignore[misc]
+            return x
         x = self.conv._conv_forward(x, *fold_norm(self.conv.weight, self.norm, self.conv.bias))
         for name, module in self.named_children():  # activation, and what was put behind it
             if name not in ('conv', 'norm'):
@@ -88,8 +91,6 @@ class ConvNormAct(nn.Sequential):
         in compiled code, which fuses the pass anyway.
         """
         places = x.numel() // self.in_channels
-        if places * self.out_channels < LARGE_MAP:
-            return False
         norm, kernel, (down, across) = self._modules.get('norm'), self.conv.weight, self.conv.stride
         places //= down * across
         return (norm is not None and _is_fixed(norm) and x.device.type == 'cpu'
