@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from openlab.heads.multi_label_head import MultiLabelHead
 from openlab.losses.base import ClassificationLoss
 from openlab.registry import MODELS
+from openlab.zoo.key_map import KeyMap
 
 # Section 3.3; 99 stands for infinity, the maximum over places.
 _TEMPERATURES = {1: (1.0,), 2: (1.0, 99.0), 4: (1.0, 2.0, 4.0, 99.0),
@@ -44,6 +45,13 @@ class CSRAHead(MultiLabelHead):
         loss: compares logits with targets; by default binary cross entropy, summed over classes.
         threshold: predicted labels are the classes that are at least this probable.
     """
+
+    weights = (
+        # Its classifiers are 1x1 convolutions there.
+        KeyMap('openmmlab', ((r'^csra_heads\.(\d+)\.head\.', r'classifiers.\1.'),),
+               transforms=((r'^classifiers\.\d+\.weight$', lambda weight: weight.flatten(1)),),
+               signature=(r'^csra_heads\.0\.head\.',)),
+    )
 
     def __init__(
         self,

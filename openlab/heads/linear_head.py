@@ -6,11 +6,13 @@ B batch · C channels · K classes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openlab.layers.norm import make_norm
 from openlab.layers.pool import GlobalPool
 from openlab.losses.base import ClassificationLoss
 from openlab.losses.cross_entropy import CrossEntropyLoss
@@ -30,6 +32,8 @@ class LinearHead(nn.Module):
         dropout: probability to drop a feature in training.
         loss: compares logits with targets; by default cross entropy.
         init_std: deviation of the first weights.
+        norm: normalises what comes out of the pool, see ``make_norm``; probes of frozen features
+            take ``dict(type='BatchNorm1d', affine=False)``. ``None`` does without.
     """
 
     weights: tuple[KeyMap, ...] = (
@@ -45,12 +49,14 @@ class LinearHead(nn.Module):
         dropout: float = 0.0,
         loss: ClassificationLoss | None = None,
         init_std: float = 0.01,
+        norm: dict[str, Any] | None = None,
     ):
         super().__init__()
         if in_channels is None:
             raise ValueError('LinearHead needs in_channels: nothing feeds it that has out_channels')
         self.num_classes = num_classes
         self.pool = pool or GlobalPool()
+        self.norm = make_norm(in_channels, norm) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_channels, num_classes)
         self.loss_function: ClassificationLoss = loss or CrossEntropyLoss()
@@ -59,7 +65,7 @@ class LinearHead(nn.Module):
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Logits (B, K) from the last of ``feats``, (B, C, H, W) or (B, C)."""
-        return self.fc(self.dropout(self.pool(feats[-1])))
+        return self.fc(self.dropout(self.norm(self.pool(feats[-1]))))
 
     def loss(self, outputs: Tensor, samples: list[DataSample]) -> dict[str, Tensor]:
         """``loss_cls`` and the number of items it is a mean over."""

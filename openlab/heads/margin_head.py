@@ -32,6 +32,7 @@ from openlab.losses.base import ClassificationLoss
 from openlab.losses.cross_entropy import CrossEntropyLoss
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
+from openlab.zoo.key_map import KeyMap
 
 
 @MODELS.register_module()
@@ -56,6 +57,11 @@ class MarginHead(nn.Module):
             others gather noise.
         loss: compares logits with class indices; by default cross entropy.
     """
+
+    weights = (
+        KeyMap('openmmlab', ((r'^norm_product\.weight$', 'centers'),),
+               signature=(r'^norm_product\.weight$',)),
+    )
 
     def __init__(
         self,

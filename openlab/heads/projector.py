@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from openlab.layers.norm import make_norm
 from openlab.registry import MODELS
+from openlab.zoo.key_map import KeyMap
 
 
 @MODELS.register_module()
@@ -27,6 +28,15 @@ class Projector(nn.Module):
         last_norm: what stands behind the last layer: ``'affine'``, the same norm; ``'plain'``,
             batch norm without scale and shift; ``None``, nothing.
     """
+
+    weights = (
+        KeyMap(
+            'openmmlab',
+            # Linear layers and norms are counted apart there; every third of ours is a ReLU.
+            tuple((rf'^{name}{i}\.', f'layers.{3 * i + after}.')
+                  for i in range(8) for name, after in (('fc', 0), ('bn', 1))),
+            signature=(r'^fc0\.weight$',)),
+    )
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ class PublishedConfig:
 
     Attributes:
         pattern: regular expression that is searched in the published name, in lower case.
-        config: config of ours, from ``configs/classification``.
+        config: config of ours, from ``configs/classification`` unless it names another folder of
+            ``configs`` (``selfsup/...``).
         changes: overrides, such as ``'model.backbone.depth=50'``.
     """
 
@@ -76,6 +77,8 @@ TRANSFORMERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'vision_transformer/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
     PublishedConfig(r'mocov3/benchmarks/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
     PublishedConfig(r'mae/benchmarks/vit-(\w+)-p(\d+)_.*in1k-(\d+)px', _VIT, (*_MEAN, _IMAGE)),
+    PublishedConfig(r'eva/benchmarks/vit-(\w+)-p(\d+)_.*linear', _VIT, (
+        *_MEAN, "model.head.norm={'type': 'BatchNorm1d', 'affine': False, 'eps': 1e-6}")),
     PublishedConfig(r'(?:mae|eva|milan|maskfeat)/benchmarks/vit-(\w+)-p(\d+)_(?!.*linear)', _VIT,
                     _MEAN),
     PublishedConfig(r'/clip/vit-(\w+)-p(\d+)_headless', _VIT,
@@ -153,7 +156,25 @@ TRANSFORMERS: tuple[PublishedConfig, ...] = (
                     ('model.backbone.with_position=True',)),
 )
 
+SELF_SUPERVISED: tuple[PublishedConfig, ...] = (
+    PublishedConfig(r'/mae_vit-(base|large)-p16_', r'selfsup/mae/mae_vit_\1_800e_imagenet'),
+    PublishedConfig(r'/mae_vit-huge-p14_', 'selfsup/mae/mae_vit_large_800e_imagenet',
+                    ("model.backbone.size='huge'", 'model.backbone.patch_size=14')),
+    PublishedConfig(r'/mocov3_resnet50_', 'selfsup/moco_v3/moco_v3_resnet50_100e_imagenet'),
+    PublishedConfig(r'/mocov3_vit-(small|base)-p16_',
+                    r'selfsup/moco_v3/moco_v3_vit_\1_300e_imagenet'),
+    PublishedConfig(r'/mocov3_vit-large-p16_', 'selfsup/moco_v3/moco_v3_vit_base_300e_imagenet',
+                    ("model.backbone.size='large'", 'model.backbone.num_heads=16')),
+    PublishedConfig(r'/simclr_resnet50_', 'selfsup/simclr/simclr_resnet50_100e_imagenet'),
+)
+
+_PLAIN_HEAD = ('model.head.embed_dim=None', "model.head.pool={'type': 'GlobalPool'}")
 CLASSIFIERS: tuple[PublishedConfig, ...] = (
+    *SELF_SUPERVISED,
+    PublishedConfig(r'/resnet101-csra_', 'csra/csra_resnet101_30e_voc'),
+    PublishedConfig(r'/resnet50-arcface_', 'arcface/arcface_resnet18_20e_digits',
+                    ("model.backbone={'type': 'ResNet', 'depth': 50}",
+                     'model.head.num_classes=3997', *_PLAIN_HEAD)),
     PublishedConfig(r'/vgg(\d+)bn_', 'vgg/vgg16_100e_imagenet', [r'model.backbone.depth=\1']),
     PublishedConfig(r'/vgg(\d+)_', 'vgg/vgg16_100e_imagenet',
                     [r'model.backbone.depth=\1', 'model.backbone.with_norm=False']),
@@ -234,4 +255,6 @@ def config_of(row: PublishedConfig, name: str) -> str:
     """Name of our config for a published one that ``row`` stands for."""
     found = re.search(row.pattern, name.lower())
     assert found is not None
-    return f'configs/classification/{found.expand(row.config)}.py'
+    place = found.expand(row.config)
+    folder = '' if place.startswith('selfsup/') else 'classification/'
+    return f'configs/{folder}{place}.py'

@@ -37,9 +37,12 @@ class ImageClassifier(Algorithm):
                 # A head of several layers: the last one gives the scores.
                 (r'^head\.layers\.0\.fc\.', 'head.hidden.0.'),
                 (r'^head\.layers\.1\.fc\.', 'head.fc.'),
+                # Linear probes normalise features in the neck, as retrieval pools them there.
+                (r'^neck\.bn\.', 'head.norm.'),
+                (r'^image_encoder\.0\.', 'backbone.'),
             ),
             drops=((r'^data_preprocessor\.', 'the config holds mean and deviation'),),
-            signature=(r'^backbone\.',)),
+            signature=(r'^(?:backbone|image_encoder\.0)\.',)),
     )
 
     def __init__(

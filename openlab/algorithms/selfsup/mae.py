@@ -137,6 +137,20 @@ class MAE(SelfSupervised):
             drops=((r'^decoder\.decoder_pos_embed$', 'these waves are computed'),),
             merges=((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),),
             signature=(r'^vit\.embeddings\.', r'^decoder\.mask_token$')),
+        KeyMap(
+            'openmmlab',
+            renames=(
+                (r'^neck\.mask_token$', 'decoder.mask_token'),
+                (r'^neck\.decoder_embed\.', 'decoder.embed.'),
+                (r'^neck\.decoder_blocks\.', 'decoder.blocks.'),
+                (r'^neck\.ln1\.', 'decoder.norm.'),
+                (r'^neck\.decoder_pred\.', 'to_pixels.'),
+                (r'^(decoder\.blocks\.\d+)\.ln([12])\.', r'\1.norm\2.'),
+                (r'^(decoder\.blocks\.\d+)\.ffn\.layers\.0\.0\.', r'\1.mlp.fc1.'),
+                (r'^(decoder\.blocks\.\d+)\.ffn\.layers\.1\.', r'\1.mlp.fc2.'),
+            ),
+            drops=((r'^neck\.decoder_pos_embed$', 'these waves are computed'),),
+            signature=(r'^backbone\.cls_token$', r'^neck\.decoder_pred\.')),
     )
 
     def __init__(self, backbone: VisionTransformer, decoder: MAEDecoder, mask_ratio: float = 0.75,

@@ -31,6 +31,7 @@ from openlab.layers.gather import gather_batches, process_rank
 from openlab.layers.ramp import Ramp, as_ramp
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
+from openlab.zoo.key_map import KeyMap
 
 
 class MoCoOutputs(NamedTuple):
@@ -58,6 +59,19 @@ class MoCoV3(SelfSupervised):
         freeze_patch_embed: keep the random patch projection of a vision transformer.
         preprocessor: see ``Algorithm``.
     """
+
+    weights = (
+        KeyMap(
+            'openmmlab',
+            renames=(
+                (r'^neck\.', 'projector.'),
+                (r'^head\.predictor\.', 'predictor.'),
+                (r'^momentum_encoder\.module\.0\.', 'key_backbone.'),
+                (r'^momentum_encoder\.module\.1\.', 'key_projector.'),
+            ),
+            drops=((r'^momentum_encoder\.steps$', 'only counts steps'),),
+            signature=(r'^momentum_encoder\.module\.1\.', r'^head\.predictor\.')),
+    )
 
     def __init__(
         self,

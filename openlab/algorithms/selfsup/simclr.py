@@ -27,6 +27,7 @@ from openlab.algorithms.selfsup.base import SelfSupervised, check_training, chec
 from openlab.layers.gather import gather_batches, process_rank
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
+from openlab.zoo.key_map import KeyMap
 
 
 class SimCLROutputs(NamedTuple):
@@ -51,6 +52,11 @@ class SimCLR(SelfSupervised):
         temperature: divides cosine similarities.
         preprocessor: see ``Algorithm``.
     """
+
+    weights = (
+        KeyMap('openmmlab', ((r'^neck\.', 'projector.'),),
+               signature=(r'^backbone\.', r'^neck\.fc0\.')),
+    )
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, temperature: float = 0.1,
                  preprocessor: nn.Module | None = None):
