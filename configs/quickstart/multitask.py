@@ -7,7 +7,6 @@ first use.
 """
 
 from mmengine.config import read_base
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from openlab.algorithms.detection.fcos import FCOS, FCOSHead
@@ -15,10 +14,12 @@ from openlab.algorithms.multi_task import MultiTask, SharedMaps
 from openlab.algorithms.segmentation.segformer import SegFormer, SegFormerHead
 from openlab.backbones.resnet import ResNet
 from openlab.data.preprocessors import ImagePreprocessor
+from openlab.data.transforms.affine import RandomAffine
 from openlab.data.transforms.original_map import KeepOriginalMap
 from openlab.data.transforms.resize import Resize
 from openlab.engine.loops import EpochTrainLoop
 from openlab.engine.optim import OptimWrapper
+from openlab.engine.optimizers.muon import Muon
 from openlab.engine.schedulers import LinearWarmup
 from openlab.losses.dice import DiceLoss
 from openlab.metrics.coco import CocoMetric
@@ -31,8 +32,10 @@ with read_base():
 
 model = dict(
     type=MultiTask,
-    preprocessor=dict(type=ImagePreprocessor, mean=[125.0] * 3, std=[68.0] * 3),
-    backbone=dict(type=ResNet, block='basic', num_blocks=(1, 1, 1, 1), base_channels=24,
+    preprocessor=dict(type=ImagePreprocessor, mean=[125.0] * 3, std=[68.0] * 3,
+                      channels_last=True),
+    backbone=dict(type=ResNet, block='basic', num_blocks=(1, 1, 2, 1), base_channels=32,
+                  stem='deep', zero_init_last=False, center_images=True,
                   out_stages=(2, 3, 4, 5)),
     tasks=dict(
         detection=dict(
@@ -48,8 +51,16 @@ model = dict(
                       dropout=0.0, extra_losses=dict(dice=dict(type=DiceLoss))))))
 
 image_size = 128
+train_dataloader.batch_size = 8
 train_dataloader.num_workers = 1
-train_dataloader.dataset.pipeline.insert(2, dict(type=Resize, size=image_size))
+train_dataloader.dataset.pipeline = [
+    dict(type=LoadImage),
+    dict(type=LoadAnnotations),
+    dict(type=Resize, size=image_size),
+    dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125,
+         min_visible=0.1),
+    dict(type=PackInputs),
+]
 val_dataloader.dataset.pipeline = [
     dict(type=LoadImage),
     dict(type=LoadAnnotations),
@@ -59,15 +70,18 @@ val_dataloader.dataset.pipeline = [
 ]
 test_dataloader = val_dataloader
 
-max_epochs = 15
-train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=5)
+max_epochs = 12
+train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=6)
 val_evaluator = [dict(type=CocoMetric, kinds=['box']), dict(type=SegmentationMetric)]
 test_evaluator = val_evaluator
 optim_wrapper = dict(
-    type=OptimWrapper, optimizer=dict(type=AdamW, lr=2e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10.0))
+    type=OptimWrapper, precision='auto',
+    optimizer=dict(type=Muon, lr=8e-3, weight_decay=0.1),
+    clip_grad=dict(max_norm=10.0),
+    paramwise=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={
+        name: dict(orthogonal=False)
+        for name in ('cls_out', 'box_out', 'centerness_out', 'segmentation.head.out')}))
 param_scheduler = [
     dict(type=LinearWarmup, by_epoch=False, end=100),
-    dict(type=CosineAnnealingLR, by_epoch=True, T_max=max_epochs, end=max_epochs)]
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=100)]
 default_hooks.checkpoint.save_best = 'coco/box_AP50'
-env = dict(num_threads=1)  # one core computes, the other one loads

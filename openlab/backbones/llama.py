@@ -169,8 +169,13 @@ class LlamaBlock(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        x = self.attention(self.attention_norm(x), rotary, angles, mask, cache, layer).add_(x)
-        return self.mlp(self.mlp_norm(x)).add_(x)
+        x = _added(self.attention(self.attention_norm(x), rotary, angles, mask, cache, layer), x)
+        return _added(self.mlp(self.mlp_norm(x)), x)
+
+
+def _added(branch: Tensor, x: Tensor) -> Tensor:
+    """The sum; under autocast in the format of ``x``, which adds up what all blocks say."""
+    return branch.add_(x) if branch.dtype == x.dtype else x + branch
 
 
 @MODELS.register_module()

@@ -99,10 +99,12 @@ def test_soft_labels_are_mixed_again_and_wrong_labels_named():
         MixUp(2)(torch.rand(2, 3, 2, 2), samples_of([0, 5]))
 
 
-def test_channels_last_changes_the_layout_and_no_value():
+@pytest.mark.parametrize(('asked', 'training', 'expected'), [
+    (True, True, True), (False, False, False), (None, False, True), (None, True, False)])
+def test_channels_last_changes_the_layout_and_no_value(asked, training, expected):
     inputs = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    plain = ImagePreprocessor(MEAN, STD)({'inputs': inputs})['inputs']
-    found = ImagePreprocessor(MEAN, STD, channels_last=True)({'inputs': inputs})['inputs']
+    plain = ImagePreprocessor(MEAN, STD, channels_last=False)({'inputs': inputs})['inputs']
+    found = ImagePreprocessor(MEAN, STD, channels_last=asked)(
+        {'inputs': inputs}, training)['inputs']
     assert torch.equal(found, plain)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert not plain.is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous(memory_format=torch.channels_last) is expected

@@ -1,7 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
-from openlab.layers.attention import CrossAttention
+from openlab.layers.attention import CrossAttention, attend
 
 
 def test_cross_attention_equals_torchs_own():
@@ -25,3 +26,29 @@ def test_cross_attention_equals_torchs_own():
 def test_heads_that_do_not_divide_the_embedding_are_refused():
     with pytest.raises(ValueError, match='num_heads=3'):
         CrossAttention(16, 3)
+
+
+@pytest.mark.parametrize('autocast', [True, False])
+@pytest.mark.parametrize('masked', [True, False])
+def test_attention_in_bfloat16_is_trained_in_float32(autocast, masked):
+    torch.manual_seed(0)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    q, k, v = (torch.randn(2, 3, 5, 8).bfloat16().to(dtype).requires_grad_() for _ in range(3))
+    mask = torch.randn(1, 3, 5, 5) if masked else None
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        found = attend(q, k, v, attn_mask=mask)
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    assert found.dtype == torch.bfloat16 and found.equal(expected.bfloat16())
+    grads = torch.autograd.grad(found.float().square().sum(), (q, k, v))
+    theirs = torch.autograd.grad(expected.bfloat16().float().square().sum(), (q, k, v))
+    assert all(torch.equal(a, b) for a, b in zip(grads, theirs))
+
+
+def test_values_may_be_longer_than_keys():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 6, 8), torch.randn(2, 3, 6, 16)
+    bias = torch.randn(1, 3, 4, 6)
+    kept = bias.clone()
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    torch.testing.assert_close(attend(q, k, v, attn_mask=bias), expected)
+    assert bias.equal(kept)
