@@ -588,6 +588,25 @@ def test_predictions_are_well_formed(cfg):
         assert repr(truth) == repr(untouched)
 
 
+@pytest.mark.parametrize('algorithm', sorted({name.partition('/')[0] for name in TASKS}))
+def test_bfloat16_trains_and_predictions_are_float32(algorithm):
+    cfg = tiny_model_of(algorithm)
+    model, task = build_tiny(cfg), task_of(cfg)
+    batch = prepared(model.train(), task.batch(4), training=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model(batch['inputs'], batch['samples'], mode='loss')
+        total = sum(v for k, v in losses.items() if k.startswith('loss'))
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    batch = prepared(model.eval(), task.batch(3))
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        predictions = model(batch['inputs'], batch['samples'], mode='predict')
+    found = {t.dtype for t in tree_leaves([vars(p) for p in predictions])
+             if isinstance(t, torch.Tensor) and t.is_floating_point()}
+    assert found <= {torch.float32, torch.float64}
+
+
 def test_a_tiny_batch_can_be_learned_by_heart(cfg):
     model, task = build_tiny(cfg), task_of(cfg)
     # 8: where a map is one pixel, the variance of fewer items is far from its unbiased estimate

@@ -84,9 +84,12 @@ def make_tower(channels: int, num_convs: int, norm_groups: int | None = None) ->
 def flatten_levels(maps: Sequence[Tensor], size: int) -> Tensor:
     """Maps (B, S size, H, W) of all levels as (B, A, size): place by place, as anchors are ordered.
 
-    A is the sum of H W S over the levels.
+    A is the sum of H W S over the levels. Formats of half precision become float32: in bfloat16 a
+    box would move by whole pixels.
     """
     rows = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        rows = rows.float()
     return rows.view(len(rows), -1, size)
 
 

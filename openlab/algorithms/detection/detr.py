@@ -228,8 +228,8 @@ class DETRHead(nn.Module):
     def predict(self, outputs: DETROutputs, samples: list[DataSample]) -> list[DataSample]:
         """Best class and box of every query, best first, in pixels of the network's input."""
         predictions = []
-        probs = outputs.logits[-1].softmax(-1)[..., :-1]
-        for probs_QK, boxes, sample in zip(probs, outputs.boxes[-1], samples, strict=True):
+        probs = outputs.logits[-1].float().softmax(-1)[..., :-1]
+        for probs_QK, boxes, sample in zip(probs, outputs.boxes[-1].float(), samples, strict=True):
             scores, labels = probs_QK.max(-1)
             scores, order = scores.sort(descending=True, stable=True)
             order = order[scores >= self.min_score]

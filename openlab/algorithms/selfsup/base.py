@@ -55,7 +55,7 @@ class SelfSupervised(Algorithm):
 
     def predict(self, outputs: Tensor, samples: list[DataSample]) -> list[DataSample]:
         """Samples with the features of each image, (C,), as ``extra['feats']``."""
-        return [DataSample(meta=dict(s.meta), extra={'feats': f})
+        return [DataSample(meta=dict(s.meta), extra={'feats': f.float()})
                 for s, f in zip(samples, outputs, strict=True)]
 
 
