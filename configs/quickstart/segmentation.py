@@ -11,8 +11,8 @@ from openlab.algorithms.segmentation.fcn import FCN
 from openlab.backbones.resnet import ResNet
 from openlab.data.datasets.multi_image import MultiImageDataset
 from openlab.data.preprocessors import ImagePreprocessor
-from openlab.data.transforms.affine import RandomAffine
 from openlab.data.transforms.class_mix import ClassMix
+from openlab.data.transforms.crop import RandomResizedCrop
 from openlab.data.transforms.original_map import KeepOriginalMap
 from openlab.data.transforms.resize import Resize
 from openlab.engine.loops import EpochTrainLoop
@@ -21,14 +21,15 @@ from openlab.engine.optimizers.muon import Muon
 from openlab.engine.schedulers import LinearWarmup
 from openlab.heads.fcn_head import FCNHead
 from openlab.losses.cross_entropy import CrossEntropyLoss
+from openlab.losses.dice import DiceLoss
 from openlab.necks.unet import UNetDecoder
 
 with read_base():
     from .._base_.datasets.digit_scenes_segmentation import *
     from .._base_.runtime import *
 
-image_size = 128
-test_size = 144  # digits of the size that training enlarges some of them to
+crop_size = 128
+test_size = 176  # digits of the size that they have in the crops, on average
 train_dataloader.batch_size = 16
 train_dataloader.num_workers = 1
 # Digits that cover each other are what is hard, and 2,000 scenes hold too few such pairs.
@@ -43,10 +44,10 @@ train_dataloader.dataset = dict(
         palette=palette,
         make=make,
         pipeline=[
-            dict(type=LoadImage, shrink_to=image_size),
+            dict(type=LoadImage),
             dict(type=LoadAnnotations),
-            dict(type=Resize, size=image_size, interpolation='area'),
-            dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125),
+            dict(type=RandomResizedCrop, size=crop_size, scale=(0.38, 0.72), ratio=(0.9, 1.11),
+                 backend='cv2'),
         ]),
     pipeline=[
         dict(type=ClassMix, share=1.0, keep_out=(0,), min_visible=0.6),
@@ -72,7 +73,9 @@ model = dict(
                   out_stages=(1, 2, 3, 4)),
     neck=dict(type=UNetDecoder, num_convs=1, upsample='deconv'),
     head=dict(type=FCNHead, num_classes=num_classes, in_index=0, num_convs=0, dropout=0.0,
-              loss=dict(type=CrossEntropyLoss, class_weight=[0.8] + [1.0] * 10)))
+              loss=dict(type=CrossEntropyLoss, class_weight=[0.8] + [1.0] * 10),
+              extra_losses=dict(dice=dict(type=DiceLoss))),
+    loss_step=2)
 
 max_epochs = 15
 train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=5)

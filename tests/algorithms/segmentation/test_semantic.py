@@ -6,7 +6,7 @@ from torch import nn
 from openlab.algorithms.segmentation.deeplabv3plus import DeepLabV3Plus, DeepLabV3PlusHead
 from openlab.algorithms.segmentation.fcn import FCN
 from openlab.algorithms.segmentation.segformer import SegFormerHead
-from openlab.algorithms.segmentation.semantic import window_places
+from openlab.algorithms.segmentation.semantic import SegmentationOutputs, thinned, window_places
 from openlab.backbones.mobilenet_v2 import MobileNetV2
 from openlab.backbones.resnet import ResNet
 from openlab.engine.tta import TestTimeAugmentation
@@ -176,3 +176,42 @@ def test_views_without_the_images_own_size_are_refused():
     batch = {'inputs': torch.randn(1, 3, 32, 32), 'samples': [DataSample()]}
     with pytest.raises(ValueError, match=r'tta.scales must hold 1.0 for segmentation'):
         TestTimeAugmentation(flip=False, scales=(0.5,)).predict(model, batch)
+
+
+def test_losses_of_every_second_pixel_are_on_average_those_of_all():
+    torch.manual_seed(0)
+    model = tiny()
+    samples = [DataSample(meta={}, semantic_map=torch.randint(3, (8, 8))) for _ in range(2)]
+    samples[0].semantic_map[:2] = 255
+    kept = [s.semantic_map.clone() for s in samples]
+    outputs = SegmentationOutputs(torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8))
+    found, counts, weighed = set(), 0, 0.0
+    for _ in range(60):
+        thin, fewer = thinned(outputs, samples, 2)
+        assert thin.logits.shape == thin.auxiliary.shape == (2, 3, 4, 4)
+        place = [(t, l) for t in (0, 1) for l in (0, 1)
+                 if thin.logits.equal(outputs.logits[..., t::2, l::2])]
+        assert len(place) == 1
+        top, left = place[0]
+        assert thin.auxiliary.equal(outputs.auxiliary[..., top::2, left::2])
+        assert all(a.semantic_map.equal(b[top::2, left::2]) for a, b in zip(fewer, kept))
+        if place[0] not in found:
+            losses = model.head.loss(thin.logits, fewer)
+            weighed += losses['loss_seg'] * losses['num_items']
+            counts += losses['num_items']
+        found.add(place[0])
+    assert len(found) == 4
+    whole = model.head.loss(outputs.logits, samples)
+    assert counts == whole['num_items']
+    torch.testing.assert_close(weighed / counts, whole['loss_seg'])
+    assert all(s.semantic_map.equal(b) for s, b in zip(samples, kept))
+
+
+def test_loss_step_is_what_the_model_is_told():
+    torch.manual_seed(0)
+    model = tiny(loss_step=4).train()
+    samples = [DataSample(meta={}, semantic_map=torch.randint(3, (32, 32)))]
+    losses = model(torch.randn(1, 3, 32, 32), samples, mode='loss')
+    assert losses['num_items'] == 64
+    with pytest.raises(ValueError, match='loss_step must be at least 1'):
+        tiny(loss_step=0)
