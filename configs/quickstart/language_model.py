@@ -4,8 +4,8 @@ Paper: LLaMA, https://arxiv.org/abs/2302.13971. On first use a byte-level BPE to
 trained and the library is encoded, both into ``data/python-library``.
 
 * Command: ``openlab train configs/quickstart/language_model.py``
-* Result: 1.517 bits per byte on the files held out (perplexity 22.5 of a token)
-* Time: 540 s of one core in all (AMD EPYC, other work beside it)
+* Result: 1.516 bits per byte on the files held out (perplexity 22.5 of a token)
+* Time: 1 min 54 s on one core (AMD EPYC, which computes in bfloat16; longer elsewhere)
 * Then: ``openlab generate work_dirs/language_model "def main("``
 """
 
