@@ -81,7 +81,7 @@ class KeyFreeBiasAttention(nn.Module):
         """Bias of each pair of tokens, (1, H, 1 + h w, 1 + h w)."""
         if grid == self.grid:
             return bias_of_pairs(self.position_bias.T, self.index)[None]
-        table = self.position_bias
+        table: Tensor = self.position_bias
         table = torch.cat([resize_relative_table(table[:-3], grid), table[-3:]])
         return bias_of_pairs(table.T, _pair_index(grid).to(table.device))[None]
 

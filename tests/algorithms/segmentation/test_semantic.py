@@ -189,8 +189,8 @@ def test_losses_of_every_second_pixel_are_on_average_those_of_all():
     for _ in range(60):
         thin, fewer = thinned(outputs, samples, 2)
         assert thin.logits.shape == thin.auxiliary.shape == (2, 3, 4, 4)
-        place = [(t, l) for t in (0, 1) for l in (0, 1)
-                 if thin.logits.equal(outputs.logits[..., t::2, l::2])]
+        place = [(y, x) for y in (0, 1) for x in (0, 1)
+                 if thin.logits.equal(outputs.logits[..., y::2, x::2])]
         assert len(place) == 1
         top, left = place[0]
         assert thin.auxiliary.equal(outputs.auxiliary[..., top::2, left::2])
