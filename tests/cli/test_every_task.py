@@ -14,7 +14,7 @@ RESIZED = [*SCENES, 'image_size=64', 'model.backbone.base_channels=8']
 DETECTION = [*RESIZED, 'model.neck.out_channels=16', 'model.box_head.hidden=32']
 TASKS = {
     'detection': DETECTION,
-    'segmentation': [*RESIZED, 'test_size=64'],
+    'segmentation': [*SCENES, 'crop_size=64', 'test_size=64', 'model.backbone.base_channels=8'],
     'panoptic': [*SCENES, 'model.backbone.base_channels=8', 'model.head.num_queries=5',
                  'model.head.num_layers=1', 'model.head.num_points=64'],
     'multitask': RESIZED,
