@@ -280,7 +280,7 @@ class VisionTransformer(nn.Module):
         else:
             waves = grid_position(self.grid, self.position.shape[-1], self.num_placed)
             self.position.data.copy_(waves)
-        for name in self.no_weight_decay() - {'position'}:
+        for name in sorted(self.no_weight_decay() - {'position'}):  # a set has no order
             nn.init.normal_(getattr(self, name), std=1e-6)
         # As a linear layer over all pixels of a patch, which it is.
         proj = self.patch_embed.proj

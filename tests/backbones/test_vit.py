@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -200,3 +204,14 @@ def test_class_token_and_mean_are_those_that_transformers_classifies_dinov2_by()
                                    rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match='needs with_class_token'):
         VisionTransformer(output='class_and_mean', with_class_token=False)
+
+
+def test_the_seed_alone_decides_on_the_first_weights():
+    script = ('import torch; from openlab.backbones.vit import VisionTransformer as V; '
+              'torch.manual_seed(0); model = V(embed_dim=8, depth=1, num_heads=2, image_size=32, '
+              'with_distill_token=True, num_registers=2); '
+              'print([p.double().sum().item() for p in model.parameters()])')
+    found = {subprocess.run([sys.executable, '-c', script], env={**os.environ, 'PYTHONHASHSEED': s},
+                            capture_output=True, text=True, check=True).stdout
+             for s in ('0', '1')}
+    assert len(found) == 1
