@@ -45,7 +45,7 @@ from openlab.engine.loading import load_weights
 from openlab.zoo import index
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-COMPILED = ('resnet', 'mobilenet_v2', 'convnext', 'cspnet', 'darknet', 'beit')
+COMPILED = ('resnet', 'mobilenet_v2')
 SIZE, BATCH = 160, 2
 FIXED_SIZE = re.compile('vit|deit|beit|eva|swin|mixer|twins|efficientformer|hiera')
 MEDIAN, WORST = 1.0, 1.05
