@@ -4,7 +4,10 @@ Both sides hold the same ResNet-50 model with the same weights (ours read throug
 see the same two images of 256 x 256 pixels and have the same settings: frozen batch norms and two
 frozen stages in detectors, as both sides fine-tune them; as many proposals and drawn regions, the
 same suppression. The limit of scores is set for both so that some hundred candidates of an image
-remain, because an untrained network would report nothing and skip that work.
+remain, because an untrained network would report nothing and skip that work. Images come as bytes
+to ours and as numbers to torchvision's, as the users of each have them. Ours lays channels last
+where openlab does so by itself (evaluation on CPUs) and, in training, where its configs for that
+algorithm ask for it (DeepLab).
 
 * A training step: forward, losses, backward, one step of SGD.
 * Inference: images to detections with masks, or to a map of classes.
@@ -103,8 +106,10 @@ def our_backbone(stages: tuple[int, ...]) -> ResNet:
     return backbone
 
 
-def preprocessor() -> ImagePreprocessor:
-    """Normalise, as torchvision's models do inside."""
+def preprocessor(name: str) -> ImagePreprocessor:
+    """Bytes to what torchvision's model computes with; its DeepLabV3 takes values up to 1."""
+    if name == 'deeplabv3':
+        return ImagePreprocessor((0.0,) * 3, (255.0,) * 3, channels_last=True)
     return ImagePreprocessor(MEAN, STD, pad_divisor=32)
 
 
@@ -178,8 +183,7 @@ def make_pair(name: str) -> Pair:
     torch.manual_seed(0)
     pair = PAIRS[name]()
     calm(pair.theirs)
-    if name != 'deeplabv3':
-        pair.ours.preprocessor = preprocessor()
+    pair.ours.preprocessor = preprocessor(name)
     report = load_weights(pair.ours, pair.theirs.state_dict())
     if not report.complete:
         raise RuntimeError(f'{name}: the weights do not fit: {report}')
@@ -221,8 +225,6 @@ class Data:
 def our_losses(pair: Pair, data: Data) -> dict[str, Tensor]:
     """Losses in training, from bytes."""
     batch = {'inputs': list(data.images), 'samples': data.samples}
-    if pair.ours.preprocessor is None:
-        return pair.ours(torch.stack(data.floats), data.samples, mode='loss')
     batch = pair.ours.preprocessor(batch, training=True)
     return pair.ours(batch['inputs'], batch['samples'], mode='loss')
 
@@ -253,8 +255,6 @@ def train_step(model: nn.Module, losses: Callable[[], dict[str, Tensor]]) -> Cal
 @torch.inference_mode()
 def our_inference(pair: Pair, data: Data) -> list[DataSample]:
     """Bytes to predictions."""
-    if pair.ours.preprocessor is None:
-        return pair.ours(torch.stack(data.floats), data.samples, mode='predict')
     batch = pair.ours.preprocessor({'inputs': list(data.images), 'samples': data.samples})
     return pair.ours(batch['inputs'], batch['samples'], mode='predict')
 

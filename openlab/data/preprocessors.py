@@ -38,7 +38,7 @@ class ImagePreprocessor(nn.Module):
         to_float: give float32; switch it off for networks that take uint8.
         channels_last: lay the pixels of all channels side by side in memory, which convolutions
             then keep. Values are the same. By default in evaluation on CPUs, where most networks
-            are faster by a tenth to a half; in training it depends on the network.
+            are faster so; in training it depends on the network.
     """
 
     mean: Tensor

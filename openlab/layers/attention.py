@@ -18,8 +18,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None =
            **options: Any) -> Tensor:
     """Scaled dot-product attention, by the way that is fastest on the device.
 
-    On CPUs the backward pass in bfloat16 takes up to four times as long as in float32 while heads
-    and sequences are small; these are attended to in float32 and given back as they came. Values
+    On CPUs the backward pass in bfloat16 takes longer than in float32 while heads and sequences
+    are small; these are attended to in float32 and given back as they came. Values
     that are longer than keys have no fused kernel there.
 
     Args:
