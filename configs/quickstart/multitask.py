@@ -14,9 +14,6 @@ from openlab.algorithms.multi_task import MultiTask, SharedMaps
 from openlab.algorithms.segmentation.segformer import SegFormer, SegFormerHead
 from openlab.backbones.resnet import ResNet
 from openlab.data.preprocessors import ImagePreprocessor
-from openlab.data.transforms.affine import RandomAffine
-from openlab.data.transforms.original_map import KeepOriginalMap
-from openlab.data.transforms.resize import Resize
 from openlab.engine.loops import EpochTrainLoop
 from openlab.engine.optim import OptimWrapper
 from openlab.engine.optimizers.muon import Muon
@@ -27,7 +24,7 @@ from openlab.metrics.segmentation import SegmentationMetric
 from openlab.necks.fpn import FPN
 
 with read_base():
-    from .._base_.datasets.digit_scenes_panoptic import *
+    from .._base_.datasets.digit_scenes_panoptic_128 import *
     from .._base_.runtime import *
 
 model = dict(
@@ -49,26 +46,6 @@ model = dict(
             backbone=dict(type=SharedMaps),
             head=dict(type=SegFormerHead, num_classes=num_things + num_stuff, channels=64,
                       dropout=0.0, extra_losses=dict(dice=dict(type=DiceLoss))))))
-
-image_size = 128
-train_dataloader.batch_size = 8
-train_dataloader.num_workers = 1
-train_dataloader.dataset.pipeline = [
-    dict(type=LoadImage),
-    dict(type=LoadAnnotations),
-    dict(type=Resize, size=image_size),
-    dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125,
-         min_visible=0.1),
-    dict(type=PackInputs),
-]
-val_dataloader.dataset.pipeline = [
-    dict(type=LoadImage),
-    dict(type=LoadAnnotations),
-    dict(type=KeepOriginalMap),
-    dict(type=Resize, size=image_size),
-    dict(type=PackInputs, extra_keys=('original_map',)),
-]
-test_dataloader = val_dataloader
 
 max_epochs = 12
 train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=6)

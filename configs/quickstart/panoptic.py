@@ -17,9 +17,6 @@ from openlab.algorithms.segmentation.mask2former import (
 )
 from openlab.backbones.resnet import ResNet
 from openlab.data.preprocessors import ImagePreprocessor
-from openlab.data.transforms.affine import RandomAffine
-from openlab.data.transforms.original_map import KeepOriginalMap
-from openlab.data.transforms.resize import Resize
 from openlab.engine.loops import EpochTrainLoop
 from openlab.engine.optim import OptimWrapper
 from openlab.engine.optimizers.muon import Muon
@@ -29,7 +26,7 @@ from openlab.metrics.panoptic import PanopticQuality
 from openlab.metrics.segmentation import SegmentationMetric
 
 with read_base():
-    from .._base_.datasets.digit_scenes_panoptic import *
+    from .._base_.datasets.digit_scenes_panoptic_128 import *
     from .._base_.runtime import *
 
 model = dict(
@@ -47,26 +44,6 @@ model = dict(
         predicts=['panoptic', 'instance', 'semantic'], num_queries=20, embed_dim=64, num_heads=4,
         num_layers=3, hidden_dim=128, num_points=1024,
         limits=dict(type=SegmentLimits, score=0.5, overlap=0.6, detections=20)))
-
-image_size = 128
-train_dataloader.batch_size = 8
-train_dataloader.num_workers = 1
-train_dataloader.dataset.pipeline = [
-    dict(type=LoadImage),
-    dict(type=LoadAnnotations),
-    dict(type=Resize, size=image_size),
-    dict(type=RandomAffine, degrees=6, translate=(0.1, 0.1), scale=(0.87, 1.15), fill=125,
-         min_visible=0.1),
-    dict(type=PackInputs),
-]
-val_dataloader.dataset.pipeline = [
-    dict(type=LoadImage),
-    dict(type=LoadAnnotations),
-    dict(type=KeepOriginalMap),
-    dict(type=Resize, size=image_size),
-    dict(type=PackInputs, extra_keys=('original_map',)),
-]
-test_dataloader = val_dataloader
 
 max_epochs = 12
 train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=6)
