@@ -31,7 +31,7 @@ with read_base():
 crop_size = 128
 test_size = 176  # digits of the size that they have in the crops, on average
 train_dataloader.batch_size = 16
-train_dataloader.num_workers = 1
+train_dataloader.num_workers = 2  # they only get what the network leaves them of the cores
 # Digits that cover each other are what is hard, and 2,000 scenes hold too few such pairs.
 train_dataloader.dataset = dict(
     type=MultiImageDataset,

@@ -103,6 +103,8 @@ class Inferencer:
         found = self.report.metadata.get('classes') or recipe.metadata.get('classes')
         self.classes = tuple(classes or found or _classes_in(self.cfg))
         self._check_classes()
+        if self.classes and hasattr(self.model, 'describe'):
+            self.model.describe(self.classes)
         self.pipeline = Compose(inference_pipeline(self.cfg))
         self.skipped: list[tuple[str, str]] = []
         self.results_file: Path | None = None

@@ -31,7 +31,7 @@ from openlab.layers.transformer import TransformerBlock
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 
-Output = Literal['class_token', 'mean', 'class_and_mean', 'attention_pool', 'maps']
+Output = Literal['class_token', 'mean', 'normed_mean', 'class_and_mean', 'attention_pool', 'maps']
 _SIZES = {  # embed_dim, depth, num_heads
     'tiny': (192, 12, 3),
     'small': (384, 12, 6),
@@ -151,10 +151,11 @@ class VisionTransformer(nn.Module):
             from 0.
         layer_scale: first value of learned scales of the branches; ``None`` does without.
         output: what comes out: ``'class_token'`` or ``'mean'`` (of all patches) is one vector
-            (B, D); so is ``'attention_pool'`` (SigLIP), which weighs the patches by a learned
-            query; ``'class_and_mean'`` is both one after the other (B, 2 D), all tokens normalised
-            first, as DINOv2 is probed; ``'maps'`` is a map of patch tokens (B, D, h, w) for each
-            of ``out_stages``.
+            (B, D), normalised last; so is ``'normed_mean'``, of patches that are normalised first,
+            and ``'attention_pool'`` (SigLIP), which weighs the patches by a learned query;
+            ``'class_and_mean'`` is both one after the other (B, 2 D), all tokens normalised first,
+            as DINOv2 is probed; ``'maps'`` is a map of patch tokens (B, D, h, w) for each of
+            ``out_stages``.
         with_class_token: prepend a class token; outputs that name it need it.
         with_distill_token: prepend a second one, which learns from a teacher (DeiT);
             ``output='class_token'`` then gives two vectors, its own last.
@@ -311,6 +312,8 @@ class VisionTransformer(nn.Module):
             return (torch.cat([x[:, 0], x[:, self.num_prefix:].mean(1)], dim=1),)
         if self.output == 'attention_pool':
             return (self.pool(self.norm(x[:, self.num_prefix:])),)
+        if self.output == 'normed_mean':
+            return (self.norm(x[:, self.num_prefix:]).mean(1),)
         # The mean comes before the norm: https://arxiv.org/abs/2111.06377, appendix A.
         return (self.norm(x[:, self.num_prefix:].mean(1)),)
 

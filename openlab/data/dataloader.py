@@ -25,6 +25,7 @@ from openlab.registry import DATASETS, SAMPLERS, import_object
 
 OnError = Literal['raise', 'skip']
 _MAX_TRIES = 100
+YIELD = 15  # how nice workers are to training on the same cores, of 19
 _logger = logging.getLogger('openlab')
 
 
@@ -217,7 +218,11 @@ class CollateMade:
 
 
 class SetThreads:
-    """Keeps a worker from using more cores than its own: workers already fill the machine."""
+    """Keeps a worker from using more cores than its own: workers already fill the machine.
+
+    Where the network is trained on the same cores, workers also give way to it. All threads of a
+    layer wait for the last one, so that a worker in the place of one of them halts them all.
+    """
 
     def __init__(self, torch_threads: int = 1):
         self.torch_threads = torch_threads
@@ -228,6 +233,8 @@ class SetThreads:
 
         cv2.setNumThreads(0)
         torch.set_num_threads(self.torch_threads)
+        if hasattr(os, 'nice') and not torch.accelerator.is_available():
+            os.nice(YIELD)
 
 
 def default_num_workers(world_size: int = 1) -> int:

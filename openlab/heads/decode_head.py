@@ -5,6 +5,7 @@ B batch · K classes · H, W padded size of the network's input · h, w size of 
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -130,6 +131,33 @@ def resize_map(x: Tensor, size: Sequence[int] | torch.Size) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
+
+
+def resize_map_thinly(x: Tensor, size: Sequence[int] | torch.Size, step: int,
+                      place: tuple[int, int]) -> Tensor:
+    """``resize_map(x, size)[..., top::step, left::step]``, without what is left out of it.
+
+    Bilinear resizing is linear along either side, so that a small matrix does for each.
+
+    Args:
+        x: maps (B, C, h, w).
+        size: (H, W) of the resized map.
+        step: rows and columns from one that is kept to the next.
+        place: the first row and column, (top, left).
+    """
+    for side, begin in enumerate(place):
+        x = x.transpose(-1, -2) if side else x
+        matrix = _resizing(x.shape[-2], size[side]).to(x)
+        x = (matrix[begin::step] @ x.contiguous())
+        x = x.transpose(-1, -2) if side else x
+    return x
+
+
+@functools.cache
+def _resizing(length: int, new_length: int) -> Tensor:
+    """The matrix (new_length, length) that resizes one side of a map."""
+    unit = torch.eye(length)[None]
+    return F.interpolate(unit, size=new_length, mode='linear', align_corners=False)[0].T
 
 
 def _with_ignored(truth: Tensor, function: nn.Module) -> Tensor:

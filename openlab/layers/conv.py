@@ -15,6 +15,14 @@ from openlab.layers.norm import make_norm
 LARGE_MAP = 2**18  # values; a pass over fewer takes less time than the arithmetic of folding
 
 
+def make_conv(in_channels: int, out_channels: int, kernel: int,
+              norm: dict[str, Any] | None = None) -> nn.Module:
+    """A convolution that keeps the size; where ``norm`` is given, with it and without a bias."""
+    if norm is None:
+        return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    return ConvNormAct(in_channels, out_channels, kernel, norm=norm, with_act=False)
+
+
 class ConvNormAct(nn.Sequential):
     """A convolution with its normalisation and activation, as ``conv``, ``norm`` and ``act``.
 

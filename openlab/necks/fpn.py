@@ -8,11 +8,12 @@ B batch · L levels
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openlab.layers.conv import make_conv
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 
@@ -28,12 +29,25 @@ class FPN(nn.Module):
             R-CNN); ``'p6p7'`` adds two by strided convolutions (RetinaNet, FCOS).
         extra_from: whether P6 of ``'p6p7'`` is made from the backbone's last map (``'c5'``, as
             RetinaNet's paper has it) or from the pyramid's (``'p5'``).
+        norm: normalises after each convolution of the pyramid, see ``make_norm``; by default
+            nothing does.
 
     Attributes:
         out_channels: one number for each level.
     """
 
     weights = (
+        KeyMap(
+            'torchvision',
+            [
+                (r'^inner_blocks\.(\d+)\.0\.', r'lateral.\1.conv.'),
+                (r'^inner_blocks\.(\d+)\.1\.', r'lateral.\1.norm.'),
+                (r'^layer_blocks\.(\d+)\.0\.', r'smooth.\1.conv.'),
+                (r'^layer_blocks\.(\d+)\.1\.', r'smooth.\1.norm.'),
+                (r'^extra_blocks\.', ''),
+            ],
+            signature=[r'^inner_blocks\.0\.1\.'],
+        ),
         KeyMap(
             'torchvision',
             [
@@ -51,14 +65,15 @@ class FPN(nn.Module):
         out_channels: int = 256,
         extra: Literal['pool', 'p6p7'] | None = None,
         extra_from: Literal['c5', 'p5'] = 'c5',
+        norm: dict[str, Any] | None = None,
     ):
         super().__init__()
         if extra not in (None, 'pool', 'p6p7'):
             raise ValueError(f"FPN extra must be 'pool', 'p6p7' or None, not {extra!r}")
         self.extra, self.extra_from = extra, extra_from
-        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        self.lateral = nn.ModuleList(make_conv(c, out_channels, 1, norm) for c in in_channels)
         self.smooth = nn.ModuleList(
-            nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels
+            make_conv(out_channels, out_channels, 3, norm) for _ in in_channels
         )
         num_levels = len(in_channels) + {None: 0, 'pool': 1, 'p6p7': 2}[extra]
         if extra == 'p6p7':

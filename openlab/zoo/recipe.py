@@ -58,6 +58,12 @@ def recipe_of(name: str, overrides: Sequence[str] = ()) -> ZooRecipe:
     """
     model = entry(name.removeprefix(SCHEME))
     cfg = config_of(model, overrides)
+    part = model.get('check', {}).get('part')
+    if part:
+        raise ValueError(
+            f'{model["name"]} holds a {part} and no head, so that it says nothing of an image by '
+            f'itself; openlab train CONFIG --set model.{part}={model["name"]} trains a head on it, '
+            f'openlab probe measures what its features know')
     files = fetch_weights(model['name'])
     if len(files) > 1:
         raise ValueError(f'{model["name"]} consists of {len(files)} files; only models of one file '
@@ -104,7 +110,8 @@ def classes_of(model: Mapping[str, Any]) -> tuple[str, ...]:
     if not model.get('classes'):
         return ()
     file = zoo_folder() / 'classes' / f'{model["classes"]}.json'
-    return tuple(json.loads(file.read_text('utf-8')))
+    first = model.get('check', {}).get('first_class', 0)  # after a background that is none of ours
+    return tuple(json.loads(file.read_text('utf-8')))[first:]
 
 
 def apply_preprocessing(cfg: dict[str, Any], preprocessing: Mapping[str, Any]) -> None:
@@ -122,7 +129,10 @@ def apply_preprocessing(cfg: dict[str, Any], preprocessing: Mapping[str, Any]) -
 
 
 def pipeline_of(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Load, resize, crop, pack."""
+    """Load, resize, pack; networks for whole images say what is cropped between.
+
+    Without a crop, annotations are loaded as well, so that they follow the image.
+    """
     transforms = 'openlab.data.transforms'
     resize: dict[str, Any] = {
         'type': f'{transforms}.resize.Resize', 'interpolation': preprocessing['interpolation'],
@@ -131,6 +141,11 @@ def pipeline_of(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
         resize['size'] = preprocessing['resize']
     else:
         resize['shorter'] = preprocessing['resize']
-    return [{'type': f'{transforms}.loading.LoadImage'}, resize,
-            {'type': f'{transforms}.crop.CenterCrop', 'size': preprocessing['crop']},
-            {'type': f'{transforms}.packing.PackInputs'}]
+    if 'longest' in preprocessing:
+        resize['longer'] = preprocessing['longest']
+    load, pack = {'type': f'{transforms}.loading.LoadImage'}, {
+        'type': f'{transforms}.packing.PackInputs'}
+    if 'crop' not in preprocessing:
+        return [load, {'type': f'{transforms}.annotations.LoadAnnotations'}, resize, pack]
+    crop = {'type': f'{transforms}.crop.CenterCrop', 'size': preprocessing['crop']}
+    return [load, resize, crop, pack]

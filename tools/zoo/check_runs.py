@@ -34,34 +34,169 @@ from openlab.zoo.index import entries
 CONFIGS = ROOT / 'configs'
 FILE = ZOO / 'checks.json'
 TOLERANCE = 1e-4  # of the largest output
-LARGEST = 120_000_000  # parameters of a network whose outputs are compared
-# What our backbones may be set to, besides what their configs say.
-VARIANTS: dict[str, dict[str, tuple[Any, ...]]] = {
-    'ResNet': {'depth': (18, 34, 50, 101, 152)},
-    'VGG': {'depth': (11, 13, 16, 19), 'with_norm': (True, False)},
-    'DenseNet': {'depth': (121, 161, 169, 201)},
-    'EfficientNet': {
-        'size': ('b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'lite0', 'lite1',
-                 'lite2', 'lite3', 'lite4', 'v2_s', 'v2_m', 'v2_l', 'v2_xl', 'v2_b0', 'v2_b1',
-                 'v2_b2', 'v2_b3'),
-        'padding': ('symmetric', 'same')},
-    'RegNet': {'size': tuple(f'{kind}_{size}' for kind in 'xy' for size in (
+LARGEST = 700_000_000  # parameters of a network whose outputs are compared
+_EFFICIENTNETS = ('b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'lite0', 'lite1',
+                  'lite2', 'lite3', 'lite4', 'v2_s', 'v2_m', 'v2_l', 'v2_xl', 'v2_b0', 'v2_b1',
+                  'v2_b2', 'v2_b3')
+_VIT_SIZES = ('tiny', 'small', 'medium', 'base', 'large', 'huge', 'giant')
+_VIT_SHAPE = ('embed_dim', 'depth', 'num_heads', 'mlp_ratio')
+_MEAN = {('output', 'with_class_token'): (('mean', False),)}
+_NORMED_MEAN = {('output', 'with_class_token'): (('normed_mean', False),)}
+_GROUPS = {('groups', 'width_per_group'): ((32, 4), (32, 8), (32, 16), (32, 32), (64, 4))}
+# What the backbone of a config may be set to, besides what the config says: by the start of the
+# config's path, the options that are combined. Settings that go together are named together.
+VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = {
+    'resnet/resnet': (
+        {'depth': (18, 34, 50, 101, 152)},
+        {('block', 'num_blocks'): (('bottleneck', (2, 2, 2, 2)), ('bottleneck', (3, 24, 36, 3)))},
+        {'norm': ({'type': 'torch.nn.GroupNorm', 'num_groups': 32},)}),
+    'resnet/resnetv1c': ({'depth': (50, 101, 152), 'stem_channels': (128,)},),
+    'resnet/wide_resnet': ({'depth': (50, 101)},),
+    'resnext/': ({'depth': (50, 101), **_GROUPS, ('stem', 'avg_down'): (('conv7', False),
+                                                                        ('deep', True))},),
+    'seresnet/seresnet50': ({'depth': (18, 34, 50, 101, 152),
+                             ('stem', 'avg_down'): (('conv7', False), ('deep', True))},),
+    'seresnet/seresnext': (
+        {'depth': (50, 101), **_GROUPS, ('stem', 'avg_down'): (('conv7', False), ('deep', True))},
+        {('block', 'num_blocks'): (('bottleneck', (2, 2, 2, 2)),),
+         ('stem', 'avg_down'): (('conv7', False), ('deep', True))}),
+    'res2net/': (
+        {'depth': (50, 101),
+         ('slice_width', 'num_slices'): ((26, 4), (14, 8), (26, 6), (26, 8), (48, 2)),
+         ('stem', 'avg_down'): (('conv7', False), ('deep', True))},),
+    'vgg/': ({'depth': (11, 13, 16, 19), 'with_norm': (True, False)},),
+    'densenet/': ({'depth': (121, 161, 169, 201)},),
+    'efficientnet/': ({'size': _EFFICIENTNETS, 'padding': ('symmetric', 'same')},),
+    'regnet/': ({'size': tuple(f'{kind}_{size}' for kind in 'xy' for size in (
         '200mf', '400mf', '600mf', '800mf', '1.6gf', '3.2gf', '4.0gf', '4gf', '6.4gf', '8gf',
-        '8.0gf', '12gf', '16gf', '32gf'))},
-    'VisionTransformer': {'image_size': (224, 256, 384, 448, 512, 518)},
-    'MobileNetV2': {'width': (0.5, 0.75, 1.0, 1.1, 1.4)},
-    'MobileNetV4': {'width': (0.35, 0.5, 0.75, 1.0), 'pool_down': (False, True)},
-    'HRNet': {'size': ('w18_small', 'w18_small_v2', *(f'w{n}' for n in (18, 30, 32, 40, 44, 48,
-                                                                      64))),
-              'neck.bias': (True, False)},
-    'ResNeSt': {'depth': (14, 26, 50, 101, 200, 269)},
-    'CSPNet': {'size': ('darknet53', 'resnet50', 'resnet50d', 'resnext50')},
+        '8.0gf', '12gf', '16gf', '32gf'))},),
+    'vit/vit_': (
+        {'size': _VIT_SIZES, 'patch_size': (8, 14, 16, 32), 'image_size': (224, 384, 448, 512)},
+        {_VIT_SHAPE: ((512, 12, 8, 4.0), (640, 12, 10, 4.0), (320, 14, 5, 5.6), (512, 20, 8, 4.0),
+                      (256, 14, 4, 5.0)),
+         'image_size': (240, 256, 384), 'num_registers': (0, 1, 4), 'layer_scale': (None, 1e-5),
+         **_MEAN},
+        {_VIT_SHAPE: ((512, 12, 8, 4.0),), 'image_size': (240, 256, 384), 'layer_scale': (1e-5,),
+         'qkv_bias': (False,), **_NORMED_MEAN},
+        {_VIT_SHAPE: ((896, 18, 14, 2.572),), 'image_size': (256, 384), 'num_registers': (4,),
+         **_NORMED_MEAN},
+        {_VIT_SHAPE: ((832, 21, 13, 34 / 13),), 'image_size': (256, 384, 448),
+         'layer_scale': (1e-5,), 'num_registers': (1,), 'qkv_bias': (False,), **_MEAN},
+        {'size': ('base', 'large', 'huge'), 'patch_size': (14, 16), 'image_size': (224, 448),
+         **_NORMED_MEAN},
+        {'size': ('base', 'large', 'huge'), 'patch_size': (14, 16), 'output': ('mean',),
+         'image_size': (196, 224, 336, 448)}),
+    'deit/': ({'size': ('tiny', 'small', 'base'), 'image_size': (224, 384)},),
+    'deit3/': ({'size': _VIT_SIZES, 'image_size': (224, 384), 'patch_size': (14, 16)},),
+    'dinov2/': (
+        {'size': ('small', 'base', 'large'), 'image_size': (518,),
+         ('num_registers', 'with_prefix_position'): ((0, True), (4, False))},
+        {'size': ('giant',), 'image_size': (518,), 'with_gated_mlp': (True,),
+         ('num_registers', 'with_prefix_position'): ((0, True), (4, False))}),
+    'clip/': ({'size': ('base', 'large', 'huge'), 'patch_size': (14, 16, 32),
+               'image_size': (224, 256, 336, 378, 384, 448)},),
+    'siglip/': (
+        {'size': ('base', 'large'), 'patch_size': (16, 32), 'image_size': (224, 256, 384, 512),
+         'output': ('attention_pool', 'normed_mean')},
+        {_VIT_SHAPE: ((1152, 27, 16, 3.7362),), 'patch_size': (14, 16),
+         'image_size': (224, 256, 378, 384, 448, 512, 896),
+         'output': ('attention_pool', 'normed_mean')}),
+    'beit/': ({'size': ('base', 'large'), 'image_size': (224, 384, 512)},),
+    'eva02/': ({'size': ('tiny', 'small', 'base', 'large'), 'image_size': (224, 336, 448)},),
+    'swin/': ({'size': ('tiny', 'small', 'base', 'large'), 'window_size': (7, 12)},),
+    'swin_v2/': ({'size': ('tiny', 'small', 'base', 'large'), 'window_size': (8, 12, 16, 24),
+                  'trained_window': (None, (12, 12, 12, 6))},),
+    'convnext/': ({'size': ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large',
+                            'xlarge', 'huge')},),
+    'mlp_mixer/': ({'size': ('small', 'base', 'large'), 'patch_size': (16, 32)},),
+    'twins/': ({'size': ('pcpvt_small', 'pcpvt_base', 'pcpvt_large', 'svt_small', 'svt_base',
+                         'svt_large')},),
+    'pvt_v2/': ({'size': ('b0', 'b1', 'b2', 'b3', 'b4', 'b5'), 'is_linear': (False, True)},),
+    'mobilenet_v2/': ({'width': (0.5, 0.75, 1.0, 1.1, 1.4)},),
+    'mobilenet_v3/': ({'width': (0.5, 0.75, 1.0), 'scaling': ('table', 'ratio')},),
+    'mobilenet_v4/': ({'width': (0.35, 0.5, 0.75, 1.0), 'pool_down': (False, True)},),
+    'hrnet/': ({'size': ('w18_small', 'w18_small_v2',
+                         *(f'w{n}' for n in (18, 30, 32, 40, 44, 48, 64))),
+                'neck.bias': (True, False)},),
+    'resnest/': ({'depth': (14, 26, 50, 101, 200, 269)},),
+    'cspnet/': ({'size': ('darknet53', 'resnet50', 'resnet50d', 'resnext50')},),
 }
 # Parameters of auxiliary classifiers, which only training uses and key maps drop.
 AUXILIARY = {('torchvision', 'inception_v3'): 3_326_696}
-EXTRA: dict[str, tuple[str, ...]] = {  # settings of norms that some published weights ask for
-    'EfficientNet': ("model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}",),
-    'MobileNetV3': ("model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}",),
+# Detectors and segmentors of torchvision: our config, its overrides, and how many of the names of
+# classes come before our first one (torchvision counts the background, where ours does not).
+_COCO91 = 'model.head.num_classes=91'
+_WHOLE_ANCHORS = ("model.head.anchors={'type': 'openlab.targets.anchors.AnchorGenerator', 'sizes': "
+                  '[[32, 40, 50], [64, 80, 101], [128, 161, 203], [256, 322, 406], '
+                  '[512, 645, 812]]}')
+DENSE: dict[str, tuple[str, tuple[str, ...], int]] = {
+    'fasterrcnn_resnet50_fpn': ('detection/faster_rcnn/faster_rcnn_resnet50_12e_coco.py',
+                                ('model.box_head.num_classes=90',), 1),
+    'maskrcnn_resnet50_fpn': (
+        'detection/mask_rcnn/mask_rcnn_resnet50_12e_coco.py',
+        ('model.box_head.num_classes=90', 'model.mask_head.num_classes=90'), 1),
+    'fasterrcnn_resnet50_fpn_v2': ('detection/faster_rcnn/faster_rcnn_v2_resnet50_12e_coco.py',
+                                   ('model.box_head.num_classes=90',), 1),
+    'maskrcnn_resnet50_fpn_v2': (
+        'detection/mask_rcnn/mask_rcnn_v2_resnet50_12e_coco.py',
+        ('model.box_head.num_classes=90', 'model.mask_head.num_classes=90'), 1),
+    'retinanet_resnet50_fpn': ('detection/retinanet/retinanet_resnet50_12e_coco.py',
+                               (_COCO91, "model.neck.extra_from='p5'", _WHOLE_ANCHORS), 0),
+    'retinanet_resnet50_fpn_v2': ('detection/retinanet/retinanet_v2_resnet50_12e_coco.py',
+                                  (_COCO91, _WHOLE_ANCHORS), 0),
+    'fcos_resnet50_fpn': ('detection/fcos/fcos_resnet50_12e_coco.py', (_COCO91,), 0),
+    'fcn_resnet50': ('segmentation/fcn/fcn_resnet50_40k_voc.py', (), 0),
+    'fcn_resnet101': ('segmentation/fcn/fcn_resnet50_40k_voc.py', ('model.backbone.depth=101',), 0),
+    'deeplabv3_resnet50': ('segmentation/deeplabv3/deeplabv3_resnet50_40k_voc.py', (), 0),
+    'deeplabv3_resnet101': ('segmentation/deeplabv3/deeplabv3_resnet50_40k_voc.py',
+                            ('model.backbone.depth=101',), 0),
+}
+# Checkpoints of transformers: class, settings beyond its defaults, our config, its overrides.
+_FINE_NORM = "model.backbone.norm={'type': 'torch.nn.LayerNorm', 'eps': 1e-12}"
+_VIT = 'classification/vit/vit_base_300e_imagenet.py'
+TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
+    'google/vit-base-patch16-224': (
+        'ViTForImageClassification', {'num_labels': 1000}, _VIT,
+        (_FINE_NORM,)),
+    'google/vit-base-patch16-224-in21k': ('ViTModel', {}, _VIT, (_FINE_NORM,)),
+    'facebook/vit-mae-base': (
+        'ViTMAEForPreTraining', {}, 'selfsup/mae/mae_vit_base_800e_imagenet.py', ()),
+    'facebook/deit-base-distilled-patch16-224': (
+        'DeiTForImageClassificationWithTeacher', {'num_labels': 1000},
+        'classification/deit/deit_tiny_distilled_300e_imagenet.py',
+        ("model.backbone.size='base'", _FINE_NORM)),
+    'facebook/dinov2-base': (
+        'Dinov2Model', {'image_size': 518},
+        'classification/dinov2/dinov2_small_reg4_30e_imagenet.py',
+        ("model.backbone.size='base'", 'model.backbone.image_size=518',
+         'model.backbone.num_registers=0', 'model.backbone.with_prefix_position=True')),
+    'facebook/hiera-tiny-224-hf': (
+        'HieraForImageClassification', {'num_labels': 1000},
+        'classification/hiera/hiera_tiny_100e_imagenet.py', ()),
+    'facebook/levit-128S': (
+        'LevitForImageClassificationWithTeacher',
+        {'num_labels': 1000, 'depths': [2, 3, 4], 'num_attention_heads': [4, 6, 8]},
+        'classification/levit/levit_128s_1000e_imagenet.py', ()),
+    'microsoft/resnet-50': ('ResNetForImageClassification', {'num_labels': 1000},
+                            'classification/resnet/resnet50_100e_imagenet.py', ()),
+    'openai/clip-vit-base-patch32': (
+        'CLIPModel', {}, 'classification/clip/clip_base_p32_zero_shot.py', ()),
+    'google/siglip-base-patch16-224': (
+        'SiglipModel', {}, 'classification/siglip/siglip_base_zero_shot.py', ()),
+    'facebook/detr-resnet-50': ('DetrForObjectDetection', {'num_labels': 91},
+                                'detection/detr/detr_resnet50_150e_coco.py', (_COCO91,)),
+    'nvidia/segformer-b0-finetuned-ade-512-512': (
+        'SegformerForSemanticSegmentation', {'num_labels': 150},
+        'segmentation/segformer/segformer_mit_b0_160k_ade20k.py', ()),
+}
+_BATCH_NORM = "model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}"
+_LAYER_NORM = "model.backbone.norm={'type': 'torch.nn.LayerNorm', 'eps': 1e-05}"
+EXTRA: dict[str, tuple[tuple[str, ...], ...]] = {  # what shows in the outputs alone
+    'EfficientNet': ((_BATCH_NORM,),),
+    'MobileNetV3': ((_BATCH_NORM,),),
+    'VisionTransformer': (
+        ("model.backbone.act={'type': 'torch.nn.GELU'}",), (_LAYER_NORM,),
+        ("model.backbone.act={'type': 'torch.nn.GELU', 'approximate': 'tanh'}",)),
 }
 
 
@@ -73,6 +208,7 @@ class Variant(NamedTuple):
     params: int = 0
     kind: str = ''
     per_class: int = 0  # parameters that one more class costs
+    with_head: bool = True  # else only the backbone is meant
 
 
 def main() -> None:
@@ -89,7 +225,8 @@ def main() -> None:
     records = {name: r for name, r in old.items() if not name.startswith(args.only)}
     end = time.monotonic() + 60 * args.minutes
     for name, record in itertools.chain(
-            check_own(args.only), check_published(args.only, end, args.families),
+            check_own(args.only), check_dense(args.only),
+            check_transformers(args.only), check_published(args.only, end, args.families),
             check_openmmlab(args.contracts, args.only) if args.contracts else ()):
         records[name] = record
         write(records)
@@ -107,7 +244,11 @@ def record_of(variant: Variant, proof: str, tensors: int) -> dict[str, Any]:
     """What is noted of a proof."""
     found = {'config': variant.config, 'proof': proof, 'tensors': tensors,
              'openlab': openlab.__version__}
-    return {**found, 'overrides': list(variant.overrides)} if variant.overrides else found
+    if variant.overrides:
+        found['overrides'] = list(variant.overrides)
+    if not variant.with_head:
+        found['part'] = 'backbone'
+    return found
 
 
 def our_variants(families: Sequence[str] = ('',)) -> Iterator[Variant]:
@@ -116,8 +257,9 @@ def our_variants(families: Sequence[str] = ('',)) -> Iterator[Variant]:
     files = sorted(file for family in families
                    for file in (CONFIGS / 'classification' / family).rglob('*_imagenet*.py'))
     models = {file: load_config(file).to_plain()['model'] for file in files}
-    plain = [(file, {}) for file in files]  # a config as it is comes before one with edits
-    edited = [(file, dict(edits)) for file in files for edits in edits_of(models[file])]
+    plain: list[tuple[Path, dict[str, Any]]] = [(file, {}) for file in files]  # as it is, first
+    edited = [(file, edits) for file in files
+              for edits in edits_of(file.relative_to(CONFIGS / 'classification').as_posix())]
     for file, changes in plain + edited:
         network = edited_model(models[file], changes)
         used = {k: v for k, v in network['backbone'].items() if k != 'drop_path'}
@@ -153,20 +295,25 @@ def edited_model(model: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     return result
 
 
-def edits_of(model: Mapping[str, Any]) -> Iterator[tuple[tuple[str, Any], ...]]:
-    """Combinations of what a backbone may be set to."""
-    options = VARIANTS.get(model['backbone']['type'].rpartition('.')[2], {})
-    if options:
-        yield from itertools.product(*([(key, value) for value in values]
-                                       for key, values in options.items()))
+def edits_of(config: str) -> Iterator[dict[str, Any]]:
+    """Combinations of what the backbone of a config may be set to."""
+    for start, groups in VARIANTS.items():
+        for options in groups if config.startswith(start) else ():
+            for values in itertools.product(*options.values()):
+                edits: dict[str, Any] = {}
+                for names, value in zip(options, values, strict=True):
+                    together = isinstance(names, tuple)
+                    edits.update(zip(names, value, strict=True) if together else {names: value})
+                yield edits
 
 
 def with_classes(variant: Variant, classes: int) -> Variant:
-    """The same network with another number of classes."""
+    """The same network with another number of classes; of none, its backbone."""
     if classes == 1000:
         return variant
     return variant._replace(
-        overrides=(*variant.overrides, f'model.head.num_classes={classes}'),
+        overrides=(*variant.overrides, f'model.head.num_classes={classes}') if classes else
+        variant.overrides, with_head=bool(classes),
         params=variant.params + (classes - 1000) * variant.per_class)
 
 
@@ -174,6 +321,12 @@ def our_model(config: str | Path, overrides: tuple[str, ...]) -> nn.Module:
     """Build a network of ours."""
     cfg = load_config(CONFIGS / config, list(overrides))
     return build(cfg.to_plain()['model'], path='model')
+
+
+def our_network(variant: Variant) -> nn.Module:
+    """A network of ours, without its head where that is not meant."""
+    model = our_model(variant.config, variant.overrides)
+    return model if variant.with_head else model.backbone
 
 
 def check_own(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -194,6 +347,43 @@ def check_own(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield model['name'], record_of(variant, 'its weights load', len(report.matched))
 
 
+def check_dense(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Detectors and segmentors of torchvision: names and shapes (tests compare what comes out)."""
+    from torchvision import models
+
+    for model in models_of('torchvision'):
+        if model['architecture'] not in DENSE or not model['name'].startswith(only):
+            continue
+        config, overrides, first_class = DENSE[model['architecture']]
+        is_segmentor = config.startswith('segmentation/')
+        with torch.device('meta'):
+            shapes = models.get_model(model['architecture'], weights=None, weights_backbone=None,
+                                      **({'aux_loss': True} if is_segmentor else {})).state_dict()
+            problem = misfit(our_model(config, overrides), shapes)
+        print(f'{model["name"]}: {problem or config}', flush=True)
+        if not problem:
+            record = record_of(Variant(config, overrides), 'names and shapes', len(shapes))
+            yield model['name'], {**record, **({'first_class': first_class} if first_class else {})}
+
+
+def check_transformers(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Checkpoints of transformers: names and shapes (tests compare what comes out)."""
+    import transformers
+
+    for name, (kind, settings, config, overrides) in TRANSFORMERS.items():
+        name = f'transformers/{name}'
+        if not name.startswith(only):
+            continue
+        make = getattr(transformers, kind)
+        with torch.device('meta'):
+            shapes = make(make.config_class(**settings)).state_dict()
+            variant = Variant(config, overrides, with_head=kind not in ('ViTModel', 'Dinov2Model'))
+            problem = misfit(our_network(variant), shapes)
+        print(f'{name}: {problem or config}', flush=True)
+        if not problem:
+            yield name, record_of(variant, 'names and shapes', len(shapes))
+
+
 def check_published(only: str, end: float,
                     families: Sequence[str] = ('',)) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of torchvision and timm with as many parameters as a network of ours."""
@@ -206,7 +396,7 @@ def check_published(only: str, end: float,
     print(f'{len(variants)} networks of ours', flush=True)
     for model in wanted:
         classes = model.get('num_classes', 1000)
-        if not classes or model['name'].startswith('torchvision/quantized_'):
+        if model['name'].startswith('torchvision/quantized_'):
             continue
         params = model['params'] - AUXILIARY.get((model['source'], model['architecture']), 0)
         same = [v for v in (with_classes(v, classes) for v in variants) if v.params == params]
@@ -235,7 +425,7 @@ def first_fit(model: Mapping[str, Any], classes: int,
         shapes = reference(model, classes).state_dict()
     for variant in variants:
         with torch.device('meta'):
-            problem = misfit(our_model(variant.config, variant.overrides), shapes)
+            problem = misfit(our_network(variant), shapes)
         if problem:
             continue
         if variant.params > LARGEST:
@@ -243,7 +433,7 @@ def first_fit(model: Mapping[str, Any], classes: int,
         if whole is None:
             whole = reference(model, classes).eval()
             randomise(whole)
-        tries = [variant] + [variant._replace(overrides=(*variant.overrides, extra))
+        tries = [variant] + [variant._replace(overrides=(*variant.overrides, *extra))
                              for extra in EXTRA.get(variant.kind, ())]
         for attempt in tries:
             if same_numbers(whole, attempt, image_size(model)):
@@ -294,16 +484,18 @@ def image_size(model: Mapping[str, Any]) -> int:
 @torch.no_grad()
 def same_numbers(whole: nn.Module, variant: Variant, size: int) -> bool:
     """Whether our network gives the logits of the published one, with its weights."""
-    ours = our_model(variant.config, variant.overrides).eval()
+    ours = our_network(variant).eval()
     try:
         load_weights(ours, whole.state_dict())
         image = torch.randn(1, 3, size, size)
         expected = whole(image)
-        got = ours.outputs(image)
+        got = ours.outputs(image) if variant.with_head else ours(image)
     except (ValueError, RuntimeError, AssertionError) as error:
         print(f'  {variant.config} {variant.overrides}: {str(error).splitlines()[0][:150]}')
         return False
     got = got[0] if isinstance(got, (tuple, list)) else got
+    if not variant.with_head and got.ndim == 4:
+        got = got.mean((2, 3))
     if getattr(got, 'shape', None) != expected.shape or not expected.isfinite().all():
         return False
     error = ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
@@ -333,8 +525,8 @@ def contract_record(name: str, contract: Any) -> dict[str, Any] | None:
     result, published = check_contract(name, contract), find_published(name)
     if not result.loads or published is None:
         return None
-    variant = Variant(result.config.removeprefix('configs/'),
-                      tuple(published.overrides(name)))
+    variant = Variant(result.config.removeprefix('configs/'), tuple(published.overrides(name)),
+                      with_head=not name.endswith('_headless.py'))
     return record_of(variant, 'names and shapes', len(contract))
 
 

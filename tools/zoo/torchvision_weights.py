@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
+import torch
 import torchvision
 from family_files import ZOO, normal_metric, write_source
 from torchvision import models
@@ -73,7 +74,7 @@ def as_model(builder: str, weights: Any, module: str) -> dict[str, Any]:
         'weights': [weights.url],
         'megabytes': meta.get('_file_size'),
         'classes': classes_of(meta, metrics),
-        'preprocessing': preprocessing(weights.transforms),
+        'preprocessing': preprocessing(weights, builder),
     }
 
 
@@ -108,16 +109,35 @@ def save_classes(name: str, classes: tuple[str, ...]) -> None:
     file.write_text(json.dumps(classes, indent=0, ensure_ascii=False) + '\n', 'utf-8')
 
 
-def preprocessing(factory: Any) -> dict[str, Any] | None:
+def preprocessing(weights: Any, builder: str) -> dict[str, Any] | None:
     """How torchvision prepares images for these weights."""
-    made = factory()
-    if type(made).__name__ != 'ImageClassification':
+    made = weights.transforms()
+    kind = type(made).__name__
+    if kind == 'ObjectDetection':
+        return detector_preprocessing(builder)
+    if kind not in ('ImageClassification', 'SemanticSegmentation'):
         return None
     name = {InterpolationMode.BILINEAR: 'bilinear', InterpolationMode.BICUBIC: 'bicubic'}
+    size: dict[str, Any] = {'resize': made.resize_size[0]}
+    if kind == 'ImageClassification':
+        size['crop'] = made.crop_size[0]
     return {'mean': [round(255 * v, 4) for v in made.mean],
-            'std': [round(255 * v, 4) for v in made.std],
-            'resize': made.resize_size[0], 'crop': made.crop_size[0],
+            'std': [round(255 * v, 4) for v in made.std], **size,
             'interpolation': name[made.interpolation], 'backend': 'pillow'}
+
+
+def detector_preprocessing(builder: str) -> dict[str, Any]:
+    """How a detector of torchvision, which prepares images itself, does so."""
+    with torch.device('meta'):
+        made = models.get_model(builder, weights=None, weights_backbone=None).transform
+    found = {'mean': [round(255 * v, 4) for v in made.image_mean],
+             'std': [round(255 * v, 4) for v in made.image_std]}
+    if made.fixed_size:
+        return {**found, 'resize': list(made.fixed_size), 'squash': True,
+                'interpolation': 'bilinear', 'backend': 'cv2'}
+    return {**found, 'resize': made.min_size[0], 'longest': made.max_size,
+            'interpolation': 'bilinear', 'backend': 'cv2'}
+
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@
 * Zhai et al., SigLIP, https://arxiv.org/abs/2303.15343
 
 An image belongs to the class whose description points in the most similar direction. Classes are
-given as token ids of their prompts, once, by ``set_classes``; nothing is trained for them.
+named once, by ``describe``; nothing is trained for them.
 
 B batch · K classes · P prompts of a class · T tokens · D embedding
 """
@@ -12,7 +12,7 @@ B batch · K classes · P prompts of a class · T tokens · D embedding
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class ZeroShotClassifier(Algorithm):
         loss: what tuning on labelled images minimises, and what similarities mean: by default
             cross entropy, whose probabilities sum to 1. SigLIP's are those of
             ``BinaryCrossEntropyLoss``.
+        tokenizer: texts to token ids (P, T), such as ``CaptionTokenizer``.
+        prompts: descriptions of a class, ``{}`` being its name. Several are averaged.
         preprocessor: see ``Algorithm``.
     """
 
@@ -69,6 +71,8 @@ class ZeroShotClassifier(Algorithm):
         image_dim: int | None = None,
         with_bias: bool = False,
         loss: ClassificationLoss | None = None,
+        tokenizer: Callable[[Sequence[str]], Tensor] | None = None,
+        prompts: Sequence[str] = ('a photo of a {}.',),
         preprocessor: nn.Module | None = None,
     ):
         super().__init__(preprocessor)
@@ -80,7 +84,26 @@ class ZeroShotClassifier(Algorithm):
         if with_bias:
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
         self.loss_function: ClassificationLoss = loss or CrossEntropyLoss()
+        self.tokenizer, self.prompts = tokenizer, tuple(prompts)
+        plain = [prompt for prompt in self.prompts if '{}' not in prompt]
+        if plain or not self.prompts:
+            raise ValueError('each of prompts has {} where the name of the class belongs, as in '
+                             f"'a photo of a {{}}.'; not {plain or self.prompts}")
         self.register_buffer('class_vectors', None, persistent=False)
+
+    def describe(self, classes: Sequence[str]) -> None:
+        """Describe the classes by their names, in the words of ``prompts``.
+
+        Raises:
+            ValueError: if there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError('ZeroShotClassifier reads no names without tokenizer=...; give one, '
+                             'or token ids to set_classes')
+        place = self.logit_scale.device
+        self.set_classes([
+            self.tokenizer([prompt.replace('{}', name) for prompt in self.prompts]).to(place)
+            for name in classes])
 
     @torch.no_grad()
     def set_classes(self, tokens: Sequence[Tensor]) -> None:
@@ -109,7 +132,8 @@ class ZeroShotClassifier(Algorithm):
     def outputs(self, inputs: Tensor, samples: list[DataSample] | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""
         if self.class_vectors is None:
-            raise ValueError('there are no classes yet; call set_classes with their prompts')
+            raise ValueError('there are no classes yet: openlab infer takes --classes NAME NAME, a '
+                             'config custom_hooks=[dict(type=DescribeClassesHook)], code describe')
         return self.similarity(self.encode_images(inputs), self.class_vectors)
 
     def loss(self, outputs: Tensor, samples: list[DataSample]) -> dict[str, Tensor]:

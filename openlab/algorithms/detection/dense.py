@@ -70,11 +70,12 @@ def init_dense_head(head: nn.Module, cls_out: nn.Conv2d) -> None:
         nn.init.constant_(cls_out.bias, -math.log((1 - 0.01) / 0.01))
 
 
-def make_tower(channels: int, num_convs: int, norm_groups: int | None = None) -> nn.Sequential:
+def make_tower(channels: int, num_convs: int, norm_groups: int | None = None,
+               bias: bool = True) -> nn.Sequential:
     """3x3 convolutions with ReLU, and group norm between where ``norm_groups`` is given."""
     tower = nn.Sequential()
     for _ in range(num_convs):
-        layers: list[nn.Module] = [nn.Conv2d(channels, channels, 3, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, channels, 3, padding=1, bias=bias)]
         if norm_groups is not None:
             layers.append(nn.GroupNorm(norm_groups, channels))
         tower.append(nn.Sequential(*layers, nn.ReLU()))

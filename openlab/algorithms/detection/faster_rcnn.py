@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
 from openlab.algorithms.base import Algorithm, Mode
 from openlab.algorithms.detection.dense import flatten_levels, level_sizes
+from openlab.layers.conv import make_conv
 from openlab.layers.roi import PyramidRoIAlign, to_rois
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -143,6 +145,7 @@ class RPNHead(nn.Module):
 
     Args:
         in_channels: channels of every level; taken from the neck where left out.
+        num_convs: 3x3 convolutions before the outputs.
         anchors: generates the anchors; by default one size at each of P2 to P6.
         assigner: decides which anchor has to find which object.
         sampler: draws the anchors that count.
@@ -154,7 +157,8 @@ class RPNHead(nn.Module):
         KeyMap(
             'torchvision',
             [
-                (r'^conv\.0\.0\.', 'conv.'),  # older files say conv.
+                (r'^conv\.(\d)\.0\.', r'convs.\1.'),
+                (r'^conv\.(?=weight|bias)', 'convs.0.'),  # as older files say
                 (r'^cls_logits\.', 'score_out.'),
                 (r'^bbox_pred\.', 'box_out.'),
             ],
@@ -165,6 +169,7 @@ class RPNHead(nn.Module):
     def __init__(
         self,
         in_channels: int | None = None,
+        num_convs: int = 1,
         anchors: AnchorGenerator | None = None,
         assigner: nn.Module | None = None,
         sampler: nn.Module | None = None,
@@ -179,7 +184,8 @@ class RPNHead(nn.Module):
         self.sampler = sampler or BalancedSampler(256, 0.5)
         self.train_limits = train_limits or ProposalLimits(candidates=2000, proposals=2000)
         self.test_limits = test_limits or ProposalLimits()
-        self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(num_convs))
         self.score_out = nn.Conv2d(in_channels, self.anchors.num_shapes, 1)
         self.box_out = nn.Conv2d(in_channels, self.anchors.num_shapes * 4, 1)
         for name, parameter in self.named_parameters():
@@ -192,9 +198,10 @@ class RPNHead(nn.Module):
         """Score and move every anchor of every level."""
         logits, deltas = [], []
         for x in feats:
-            hidden = F.relu_(self.conv(x))
-            logits.append(self.score_out(hidden))
-            deltas.append(self.box_out(hidden))
+            for conv in self.convs:
+                x = F.relu_(conv(x))
+            logits.append(self.score_out(x))
+            deltas.append(self.box_out(x))
         return RPNOutputs(
             flatten_levels(logits, 1).squeeze(-1), flatten_levels(deltas, 4),
             torch.cat(self.anchors(feats, image_size)), level_sizes(logits, 1), image_size,
@@ -251,12 +258,15 @@ class RPNHead(nn.Module):
 
 @MODELS.register_module()
 class BoxHead(nn.Module):
-    """The second stage: two hidden layers on the features of each region.
+    """The second stage: convolutions, if wanted, and hidden layers on each region's features.
 
     Args:
         num_classes: K.
         in_channels: channels of every level; taken from the neck where left out.
-        hidden: width of both layers.
+        hidden: width of the hidden layers.
+        num_convs: 3x3 convolutions before them; the published heads have none, or four.
+        num_hidden: hidden layers; two without convolutions, one with them.
+        norm: normalises after the convolutions, see ``make_norm``; by default nothing does.
         pool: cuts out the features.
         assigner: decides which proposal has to find which object.
         sampler: draws the proposals that count.
@@ -268,8 +278,11 @@ class BoxHead(nn.Module):
         KeyMap(
             'torchvision',
             [
-                (r'^box_head\.fc6\.', 'fc1.'),
-                (r'^box_head\.fc7\.', 'fc2.'),
+                (r'^box_head\.fc6\.', 'hidden.0.'),
+                (r'^box_head\.fc7\.', 'hidden.1.'),
+                (r'^box_head\.(\d)\.0\.', r'convs.\1.conv.'),
+                (r'^box_head\.(\d)\.1\.', r'convs.\1.norm.'),
+                (r'^box_head\.\d\.(?=weight|bias)', 'hidden.0.'),  # after the convolutions
                 (r'^box_predictor\.cls_score\.', 'cls_out.'),
                 (r'^box_predictor\.bbox_pred\.', 'box_out.'),
             ],
@@ -278,6 +291,7 @@ class BoxHead(nn.Module):
                 (r'^cls_out\.', lambda rows: torch.cat([rows[1:], rows[:1]])),
                 (r'^box_out\.', lambda rows: rows[4:]),
             ],
+            signature=[r'^box_predictor\.cls_score\.'],
         ),
     )
 
@@ -286,6 +300,9 @@ class BoxHead(nn.Module):
         num_classes: int,
         in_channels: int | None = None,
         hidden: int = 1024,
+        num_convs: int = 0,
+        num_hidden: int = 2,
+        norm: dict[str, Any] | None = None,
         pool: PyramidRoIAlign | None = None,
         assigner: nn.Module | None = None,
         sampler: nn.Module | None = None,
@@ -300,10 +317,12 @@ class BoxHead(nn.Module):
         self.assigner = assigner or IoUAssigner(foreground=0.5)
         self.sampler = sampler or BalancedSampler(512, 0.25)
         self.limits = limits or DetectionLimits(score=0.05, nms_iou=0.5, candidates=10_000)
-        self.fc1 = nn.Linear(in_channels * self.pool.size**2, hidden)
-        self.fc2 = nn.Linear(hidden, hidden)
-        self.cls_out = nn.Linear(hidden, num_classes + 1)
-        self.box_out = nn.Linear(hidden, num_classes * 4)
+        self.convs = nn.ModuleList(
+            make_conv(in_channels, in_channels, 3, norm) for _ in range(num_convs))
+        widths = [in_channels * self.pool.size**2, *[hidden] * num_hidden]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.cls_out = nn.Linear(widths[-1], num_classes + 1)
+        self.box_out = nn.Linear(widths[-1], num_classes * 4)
         for layer, std in ((self.cls_out, 0.01), (self.box_out, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
@@ -316,8 +335,12 @@ class BoxHead(nn.Module):
             rois: index of the image and xyxy in pixels of the padded input, (R, 5).
             image_size: (H, W) of the padded input.
         """
-        x = self.pool(feats, rois, image_size).flatten(1)
-        x = F.relu_(self.fc2(F.relu_(self.fc1(x))))
+        x = self.pool(feats, rois, image_size)
+        for conv in self.convs:
+            x = F.relu_(conv(x))
+        x = x.flatten(1)
+        for layer in self.hidden:
+            x = F.relu_(layer(x))
         return BoxOutputs(self.cls_out(x), self.box_out(x).view(-1, self.num_classes, 4))
 
     def draw(self, proposals: Sequence[Tensor], samples: list[DataSample]) -> list[RegionTargets]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from openlab.algorithms.detection.faster_rcnn import (
     Size,
     size_of,
 )
+from openlab.layers.conv import make_conv
 from openlab.layers.roi import PyramidRoIAlign, to_rois
 from openlab.registry import MODELS
 from openlab.structures.data_sample import DataSample
@@ -52,6 +53,14 @@ class MaskRCNNOutputs(NamedTuple):
     mask_logits: Tensor
 
 
+_OUT_KEYS = (
+    (r'^mask_predictor\.conv5_mask\.', 'enlarge.'),
+    (r'^mask_predictor\.mask_fcn_logits\.', 'mask_out.'),
+)
+# There the background has a map of its own, which nothing uses.
+_OUT_ROWS = [(r'^mask_out\.', lambda rows: rows[1:])]
+
+
 @MODELS.register_module()
 class MaskHead(nn.Module):
     """Convolutions on the features of each region, enlarged once, one map for each class.
@@ -61,6 +70,7 @@ class MaskHead(nn.Module):
         in_channels: channels of every level; taken from the neck where left out.
         hidden: channels of all convolutions.
         num_convs: 3x3 convolutions before the enlargement.
+        norm: normalises after each of them, see ``make_norm``; by default nothing does.
         pool: cuts out the features.
         threshold: pixels above this probability belong to the object.
     """
@@ -69,13 +79,21 @@ class MaskHead(nn.Module):
         KeyMap(
             'torchvision',
             [
+                (r'^mask_head\.(\d)\.0\.', r'convs.\1.conv.'),
+                (r'^mask_head\.(\d)\.1\.', r'convs.\1.norm.'),
+                *_OUT_KEYS,
+            ],
+            transforms=_OUT_ROWS,
+            signature=[r'^mask_head\.0\.1\.'],
+        ),
+        KeyMap(
+            'torchvision',
+            [
                 (r'^mask_head\.(\d)\.0\.', r'convs.\1.'),
                 *((rf'^mask_head\.mask_fcn{i + 1}\.', f'convs.{i}.') for i in range(4)),
-                (r'^mask_predictor\.conv5_mask\.', 'enlarge.'),
-                (r'^mask_predictor\.mask_fcn_logits\.', 'mask_out.'),
+                *_OUT_KEYS,
             ],
-            # There the background has a map of its own, which nothing uses.
-            transforms=[(r'^mask_out\.', lambda rows: rows[1:])],
+            transforms=_OUT_ROWS,
             signature=[r'^mask_predictor\.conv5_mask\.'],
         ),
     )
@@ -86,6 +104,7 @@ class MaskHead(nn.Module):
         in_channels: int | None = None,
         hidden: int = 256,
         num_convs: int = 4,
+        norm: dict[str, Any] | None = None,
         pool: PyramidRoIAlign | None = None,
         threshold: float = 0.5,
     ):
@@ -96,13 +115,15 @@ class MaskHead(nn.Module):
         self.pool = pool or PyramidRoIAlign(14)
         channels = [in_channels, *[hidden] * num_convs]
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(channels)
+            make_conv(a, b, 3, norm) for a, b in pairwise(channels)
         )
         self.enlarge = nn.ConvTranspose2d(channels[-1], hidden, 2, stride=2)
         self.mask_out = nn.Conv2d(hidden, num_classes, 1)
-        for module in (*self.convs, self.enlarge, self.mask_out):
-            nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
-            nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(
         self, feats: Sequence[Tensor], rois: Tensor, image_size: Size,

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from openlab.algorithms.detection.dense import (
     DenseDetector,
@@ -66,10 +66,14 @@ class RetinaHead(nn.Module):
         num_classes: K.
         in_channels: channels of every level; taken from the neck where left out.
         num_convs: convolutions of each tower before its last.
+        norm_groups: groups of the group norms after them, which then have no bias; by default
+            there are none.
         anchors: generates the anchors; by default the paper's for P3 to P7.
         assigner: decides which anchor has to find which object.
         cls_loss: of logits, targets (both (B, A, K)) and the weight of each anchor, (B, A), the
             weighted sum.
+        box_loss: ``'l1'`` compares offsets from the anchor, ``'giou'`` the boxes
+            (https://arxiv.org/abs/1902.09630).
         limits: which candidates become detections.
     """
 
@@ -77,8 +81,8 @@ class RetinaHead(nn.Module):
         KeyMap(
             'torchvision',
             [
-                (r'^classification_head\.conv\.(\d)\.0\.', r'cls_tower.\1.0.'),
-                (r'^regression_head\.conv\.(\d)\.0\.', r'box_tower.\1.0.'),
+                (r'^classification_head\.conv\.(\d)\.([01])\.', r'cls_tower.\1.\2.'),
+                (r'^regression_head\.conv\.(\d)\.([01])\.', r'box_tower.\1.\2.'),
                 (r'^classification_head\.cls_logits', 'cls_out'),
                 (r'^regression_head\.bbox_reg', 'box_out'),
             ],
@@ -90,15 +94,19 @@ class RetinaHead(nn.Module):
         num_classes: int,
         in_channels: int | None = None,
         num_convs: int = 4,
+        norm_groups: int | None = None,
         anchors: nn.Module | None = None,
         assigner: nn.Module | None = None,
         cls_loss: nn.Module | None = None,
+        box_loss: Literal['l1', 'giou'] = 'l1',
         limits: DetectionLimits | None = None,
     ):
         super().__init__()
         if in_channels is None:
             raise ValueError('RetinaHead needs in_channels: nothing feeds it that has out_channels')
-        self.num_classes = num_classes
+        if box_loss not in ('l1', 'giou'):
+            raise ValueError(f"box_loss must be 'l1' or 'giou', not {box_loss!r}")
+        self.num_classes, self.box_loss = num_classes, box_loss
         self.anchors: Any
         self.anchors = anchors or AnchorGenerator(
             [[size * 2 ** (i / 3) for i in range(3)] for size in (32, 64, 128, 256, 512)]
@@ -106,8 +114,9 @@ class RetinaHead(nn.Module):
         self.assigner = assigner or IoUAssigner(foreground=0.5, background=0.4, keep_best=True)
         self.cls_loss = cls_loss or FocalLoss()
         self.limits = limits or DetectionLimits(score=0.05, nms_iou=0.5)
-        self.cls_tower = make_tower(in_channels, num_convs)
-        self.box_tower = make_tower(in_channels, num_convs)
+        tower = {'norm_groups': norm_groups, 'bias': norm_groups is None}
+        self.cls_tower = make_tower(in_channels, num_convs, **tower)
+        self.box_tower = make_tower(in_channels, num_convs, **tower)
         num_shapes: int = self.anchors.num_shapes
         self.cls_out = nn.Conv2d(in_channels, num_shapes * num_classes, 3, padding=1)
         self.box_out = nn.Conv2d(in_channels, num_shapes * 4, 3, padding=1)
@@ -131,7 +140,7 @@ class RetinaHead(nn.Module):
         )
 
     def loss(self, outputs: RetinaOutputs, samples: list[DataSample]) -> dict[str, Tensor]:
-        """Focal loss on all anchors that are not ignored, L1 on the offsets of the positive ones.
+        """Focal loss on all anchors that are not ignored, ``box_loss`` on the positive ones.
 
         Each is normalised by the number of positive anchors of its image.
         """
@@ -145,8 +154,12 @@ class RetinaHead(nn.Module):
             found = matched[positive]
             target[image, positive, labels[found]] = True
             weight[image] = (matched != IGNORED) / max(len(positive), 1)
-            goal = encode_boxes(boxes[found], outputs.anchors[positive])
-            distance = (outputs.deltas[image, positive] - goal).abs().sum()
+            deltas, anchors = outputs.deltas[image, positive], outputs.anchors[positive]
+            if self.box_loss == 'giou':
+                moved = decode_boxes(deltas, anchors)
+                distance = generalized_box_iou_loss(moved, boxes[found], reduction='sum')
+            else:
+                distance = (deltas - encode_boxes(boxes[found], anchors)).abs().sum()
             box_losses.append(distance / max(len(positive), 1))
         return {
             'loss_cls': self.cls_loss(outputs.logits, target, weight) / len(samples),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from openlab.algorithms.base import Algorithm
-from openlab.heads.decode_head import resize_map
+from openlab.heads.decode_head import resize_map, resize_map_thinly
 from openlab.structures.data_sample import DataSample
 
 
@@ -25,12 +25,15 @@ class SegmentationOutputs(NamedTuple):
     """Raw outputs for a batch.
 
     Attributes:
-        logits: scores of each pixel of the input, (B, K, H, W).
+        logits: scores of each pixel of the input, (B, K, H, W); in training with ``loss_step``
+            only of those that losses look at.
         auxiliary: those of the auxiliary head, in training where there is one.
+        place: first row and column that losses look at.
     """
 
     logits: Tensor
     auxiliary: Tensor | None = None
+    place: tuple[int, int] = (0, 0)
 
 
 class SemanticSegmentor(Algorithm):
@@ -101,10 +104,15 @@ class SemanticSegmentor(Algorithm):
         if self.neck is not None:
             feats = self.neck(feats)
         size = inputs.shape[-2:]
-        logits = resize_map(self.head(feats), size)
-        if self.auxiliary_head is None or not self.training:
-            return SegmentationOutputs(logits)
-        return SegmentationOutputs(logits, resize_map(self.auxiliary_head(feats), size))
+        heads = [self.head]
+        if self.training and self.auxiliary_head is not None:
+            heads.append(self.auxiliary_head)
+        if not self.training or self.loss_step == 1:
+            return SegmentationOutputs(*(resize_map(head(feats), size) for head in heads))
+        top, left = torch.randint(self.loss_step, (2,)).tolist()
+        return SegmentationOutputs(
+            *(resize_map_thinly(head(feats), size, self.loss_step, (top, left)) for head in heads),
+            place=(top, left))
 
     def _through_windows(self, inputs: Tensor) -> Tensor:
         """Mean of the logits (B, K, H, W) of all windows that show a pixel."""
@@ -123,8 +131,8 @@ class SemanticSegmentor(Algorithm):
     def loss(self, outputs: SegmentationOutputs,
              samples: list[DataSample]) -> dict[str, Tensor]:
         """The head's losses, and in training those of the auxiliary head."""
-        if self.loss_step > 1:
-            outputs, samples = thinned(outputs, samples, self.loss_step)
+        if self.training and self.loss_step > 1:
+            samples = [thinned(sample, self.loss_step, outputs.place) for sample in samples]
         losses = self.head.loss(outputs.logits, samples)
         if outputs.auxiliary is not None:
             for name, value in self.auxiliary_head.loss(outputs.auxiliary, samples).items():
@@ -181,16 +189,9 @@ def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def thinned(outputs: SegmentationOutputs, samples: list[DataSample],
-            step: int) -> tuple[SegmentationOutputs, list[DataSample]]:
-    """Every ``step``-th row and column of logits and truth, from the same random place on."""
-    top, left = torch.randint(step, (2,)).tolist()
-    fewer = []
-    for sample in samples:
-        sample = copy.copy(sample)
-        if sample.semantic_map is not None:
-            sample.semantic_map = sample.semantic_map[top::step, left::step]
-        fewer.append(sample)
-    logits, auxiliary = (None if x is None else x[..., top::step, left::step] for x in outputs)
-    assert logits is not None
-    return SegmentationOutputs(logits, auxiliary), fewer
+def thinned(sample: DataSample, step: int, place: tuple[int, int]) -> DataSample:
+    """The sample with every ``step``-th row and column of its map, from ``place`` on."""
+    sample = copy.copy(sample)
+    if sample.semantic_map is not None:
+        sample.semantic_map = sample.semantic_map[place[0]::step, place[1]::step]
+    return sample

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from openlab import device as chips
 from openlab.engine.optimizers.moments import by_step, update_moments
 from openlab.registry import OPTIMIZERS
 
@@ -120,8 +121,8 @@ class Muon(Optimizer):
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Bring all singular values near 1 and leave the singular vectors as they are.
 
-    Computed in bfloat16 on accelerators, which suffices, and in the format of the matrix on the
-    CPU, where bfloat16 may be slower.
+    Computed in bfloat16, which suffices, where the device multiplies the matrix faster in it;
+    else in the format of the matrix.
 
     Args:
         matrix: (A, B).
@@ -130,7 +131,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     Returns:
         (A, B), of the same format.
     """
-    x = matrix if matrix.device.type == 'cpu' else matrix.bfloat16()
+    is_small = matrix.device.type == 'cpu' and min(matrix.shape) < 64
+    x = matrix if is_small or not chips.computes_bf16(matrix.device) else matrix.bfloat16()
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T

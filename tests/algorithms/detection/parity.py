@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from openlab.structures.data_sample import DataSample
 
@@ -22,7 +23,9 @@ def shake(module):
 def losses_of(model, images, targets):
     """Losses of torchvision's model, with batch norms as they are in evaluation, as ours are."""
     model.train()
-    model.backbone.body.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
     losses = model(list(images), targets)
     model.eval()
     return losses
@@ -39,6 +42,11 @@ def make_batch(height=96, width=128):
     samples = [DataSample(boxes=b, labels=y) for b, y in zip(boxes, labels)]
     targets = [{'boxes': b, 'labels': y} for b, y in zip(boxes, labels)]
     return images, samples, targets
+
+
+def first_conv(module):
+    """The convolution itself, where a normalisation may follow it."""
+    return getattr(module, 'conv', module)
 
 
 def relative_error(actual, expected):

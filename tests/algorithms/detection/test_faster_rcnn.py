@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import resnet50
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 from torchvision.models.detection.image_list import ImageList
 
 from openlab.algorithms.detection.faster_rcnn import (
@@ -22,6 +23,7 @@ from openlab.necks.fpn import FPN
 from openlab.structures.data_sample import DataSample
 from tests.algorithms.detection.parity import (
     FROZEN,
+    first_conv,
     in_double,
     losses_of,
     make_batch,
@@ -44,17 +46,28 @@ def make_ours():
     ).eval()  # fmt: skip
 
 
-@pytest.fixture(scope='module')
-def pair():
+def make_second():
+    """The second form, which torchvision calls v2: norms everywhere, convolutions on regions."""
+    norm = {'type': nn.BatchNorm2d}
+    return FasterRCNN(
+        ResNet(50, norm=norm, out_stages=(2, 3, 4, 5)),
+        FPN((256, 512, 1024, 2048), extra='pool', norm=norm),
+        RPNHead(256, num_convs=2), BoxHead(K, 256, num_convs=4, num_hidden=1, norm=norm),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope='module', params=['first', 'second'])
+def pair(request):
     torch.manual_seed(0)
-    theirs = fasterrcnn_resnet50_fpn(
+    is_first = request.param == 'first'
+    theirs = (fasterrcnn_resnet50_fpn if is_first else fasterrcnn_resnet50_fpn_v2)(
         weights=None, weights_backbone=None, num_classes=K + 1, min_size=96, max_size=160,
         image_mean=[0, 0, 0], image_std=[1, 1, 1], rpn_pre_nms_top_n_train=300,
         rpn_post_nms_top_n_train=200, rpn_pre_nms_top_n_test=200, rpn_post_nms_top_n_test=100,
     ).eval()  # fmt: skip
     theirs.transform._skip_resize = True  # it would draw a size, and so shift all further draws
     shake(theirs)
-    ours = make_ours()
+    ours = make_ours() if is_first else make_second()
     ours.rpn_head.train_limits = ProposalLimits(candidates=300, proposals=200)
     ours.rpn_head.test_limits = ProposalLimits(candidates=200, proposals=100)
     assert load_weights(ours, theirs.state_dict()).complete
@@ -129,9 +142,10 @@ def test_gradients_equal_torchvision(pair, batch):
     sum(losses.values()).backward()
     sum(expected.values()).backward()
     for mine, other in (
-        (ours.rpn_head.conv, theirs.rpn.head.conv[0][0]),
-        (ours.box_head.fc1, theirs.roi_heads.box_head.fc6),
-        (ours.neck.smooth[0], theirs.backbone.fpn.layer_blocks[0][0]),
+        (ours.rpn_head.convs[0], theirs.rpn.head.conv[0][0]),
+        (ours.box_head.hidden[0], next(
+            m for m in theirs.roi_heads.box_head.modules() if isinstance(m, nn.Linear))),
+        (first_conv(ours.neck.smooth[0]), theirs.backbone.fpn.layer_blocks[0][0]),
         (ours.backbone.stages[1][0].conv1.conv, theirs.backbone.body.layer2[0].conv1),
     ):
         assert relative_error(mine.weight.grad, other.weight.grad) <= 1e-6
@@ -152,6 +166,7 @@ def test_detections_equal_torchvision(pair, batch):
         assert torch.equal(mine.labels, other['labels'] - 1)
 
 
+@pytest.mark.parametrize('pair', ['first'], indirect=True)
 def test_names_in_older_weight_files_are_known(pair):
     ours, theirs = pair
     old = {}
@@ -160,7 +175,7 @@ def test_names_in_older_weight_files_are_known(pair):
         old[name.replace('rpn.head.conv.0.0.', 'rpn.head.conv.')] = tensor
     other = make_ours()
     assert load_weights(other, old).complete
-    assert torch.equal(other.rpn_head.conv.weight, ours.rpn_head.conv.weight)
+    assert torch.equal(other.rpn_head.convs[0].weight, ours.rpn_head.convs[0].weight)
 
 
 def test_weights_of_a_classifier_fill_the_backbone():

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torchvision.models.detection import retinanet_resnet50_fpn
+from torch import nn
+from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 
 from openlab.algorithms.detection.retinanet import RetinaHead, RetinaNet
 from openlab.backbones.resnet import ResNet
@@ -23,18 +24,21 @@ K = 5
 WHOLE_SIZES = [[int(size * 2 ** (i / 3)) for i in range(3)] for size in (32, 64, 128, 256, 512)]
 
 
-@pytest.fixture(scope='module')
-def pair():
+@pytest.fixture(scope='module', params=['first', 'second'])
+def pair(request):
     torch.manual_seed(0)
-    theirs = retinanet_resnet50_fpn(
+    is_first = request.param == 'first'
+    theirs = (retinanet_resnet50_fpn if is_first else retinanet_resnet50_fpn_v2)(
         weights=None, weights_backbone=None, num_classes=K, min_size=96, max_size=160,
         detections_per_img=100, image_mean=[0, 0, 0], image_std=[1, 1, 1],
     ).eval()  # fmt: skip
     shake(theirs)
     ours = RetinaNet(
-        ResNet(50, norm=FROZEN, out_stages=(3, 4, 5)),
-        FPN((512, 1024, 2048), extra='p6p7', extra_from='p5'),
-        RetinaHead(K, 256, anchors=AnchorGenerator(WHOLE_SIZES)),
+        ResNet(50, norm=FROZEN if is_first else {'type': nn.BatchNorm2d}, out_stages=(3, 4, 5)),
+        FPN((512, 1024, 2048), extra='p6p7', extra_from='p5' if is_first else 'c5'),
+        RetinaHead(K, 256, norm_groups=None if is_first else 32,
+                   box_loss='l1' if is_first else 'giou',
+                   anchors=AnchorGenerator(WHOLE_SIZES)),
     ).eval()
     report = load_weights(ours, theirs.state_dict())
     assert report.complete

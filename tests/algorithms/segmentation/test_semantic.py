@@ -6,11 +6,11 @@ from torch import nn
 from openlab.algorithms.segmentation.deeplabv3plus import DeepLabV3Plus, DeepLabV3PlusHead
 from openlab.algorithms.segmentation.fcn import FCN
 from openlab.algorithms.segmentation.segformer import SegFormerHead
-from openlab.algorithms.segmentation.semantic import SegmentationOutputs, thinned, window_places
+from openlab.algorithms.segmentation.semantic import window_places
 from openlab.backbones.mobilenet_v2 import MobileNetV2
 from openlab.backbones.resnet import ResNet
 from openlab.engine.tta import TestTimeAugmentation
-from openlab.heads.decode_head import DecodeHead
+from openlab.heads.decode_head import DecodeHead, resize_map, resize_map_thinly
 from openlab.heads.fcn_head import FCNHead
 from openlab.losses.cross_entropy import CrossEntropyLoss
 from openlab.losses.dice import DiceLoss
@@ -180,31 +180,50 @@ def test_views_without_the_images_own_size_are_refused():
 
 def test_losses_of_every_second_pixel_are_on_average_those_of_all():
     torch.manual_seed(0)
-    model = tiny()
-    samples = [DataSample(meta={}, semantic_map=torch.randint(3, (8, 8))) for _ in range(2)]
+    model = tiny(loss_step=2, auxiliary_head=FCNHead(K, 16, dropout=0.0)).train()
+    model.head.dropout.p = 0.0
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0  # so that one pass is like the other
+    images = torch.randn(2, 3, 32, 48)
+    samples = [DataSample(meta={}, semantic_map=torch.randint(3, (32, 48))) for _ in range(2)]
     samples[0].semantic_map[:2] = 255
     kept = [s.semantic_map.clone() for s in samples]
-    outputs = SegmentationOutputs(torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8))
+    model.loss_step = 1
+    whole = model(images)
+    all_losses = model.loss(whole, samples)
+    model.loss_step = 2
     found, counts, weighed = set(), 0, 0.0
-    for _ in range(60):
-        thin, fewer = thinned(outputs, samples, 2)
-        assert thin.logits.shape == thin.auxiliary.shape == (2, 3, 4, 4)
-        place = [(y, x) for y in (0, 1) for x in (0, 1)
-                 if thin.logits.equal(outputs.logits[..., y::2, x::2])]
-        assert len(place) == 1
-        top, left = place[0]
-        assert thin.auxiliary.equal(outputs.auxiliary[..., top::2, left::2])
-        assert all(a.semantic_map.equal(b[top::2, left::2]) for a, b in zip(fewer, kept))
-        if place[0] not in found:
-            losses = model.head.loss(thin.logits, fewer)
-            weighed += losses['loss_seg'] * losses['num_items']
-            counts += losses['num_items']
-        found.add(place[0])
-    assert len(found) == 4
-    whole = model.head.loss(outputs.logits, samples)
-    assert counts == whole['num_items']
-    torch.testing.assert_close(weighed / counts, whole['loss_seg'])
+    while len(found) < 4:
+        thin = model(images)
+        if thin.place in found:
+            continue
+        found.add(thin.place)
+        top, left = thin.place
+        for actual, expected in ((thin.logits, whole.logits), (thin.auxiliary, whole.auxiliary)):
+            torch.testing.assert_close(actual, expected[..., top::2, left::2])
+        losses = model.loss(thin, samples)
+        weighed += losses['loss_seg'] * losses['num_items']
+        counts += losses['num_items']
+    assert found == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert counts == all_losses['num_items']
+    torch.testing.assert_close(weighed / counts, all_losses['loss_seg'])
     assert all(s.semantic_map.equal(b) for s, b in zip(samples, kept))
+    assert model.eval()(images).logits.shape == (2, K, 32, 48)
+
+
+@pytest.mark.parametrize(('small', 'large', 'step'), [
+    ((6, 5), (13, 20), 3), ((16, 16), (8, 8), 2), ((7, 7), (7, 7), 2)])
+def test_thin_resizing_is_a_part_of_resizing(small, large, step):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *small, requires_grad=True)
+    for place in ((0, 0), (0, 1), (1, 0)):
+        whole = resize_map(x, large)[..., place[0]::step, place[1]::step]
+        thin = resize_map_thinly(x, large, step, place)
+        torch.testing.assert_close(thin, whole)
+        weight = torch.randn_like(whole)
+        torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), x, retain_graph=True)
+                                     for y in (thin, whole)))
 
 
 def test_loss_step_is_what_the_model_is_told():
