@@ -86,7 +86,10 @@ _TRANSFORMERS_KEYS = (
 )
 # ViT, DeiT and the encoder of MAE.
 _PLAIN_TRANSFORMERS_KEYS = (
-    (r'^vit\.', ''),
+    (r'^(?:vit|deit)\.', ''),
+    (r'^embeddings\.distillation_token$', 'distill_token'),
+    (r'^cls_classifier\.', '../head.fc.'),
+    (r'^distillation_classifier\.', '../head.fc_distill.'),
     *_TRANSFORMERS_KEYS,
     (r'^layers\.', 'blocks.'),
     (r'\.layernorm_before\.', '.norm1.'),
@@ -190,7 +193,7 @@ class VisionTransformer(nn.Module):
                drops=((r'^decoder\.', 'only masked pre-training paints patches'),
                       (r'(?:^|\.)pooler\.', 'only text-like pre-training has a pooler')),
                merges=((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),),
-               signature=(r'^(?:vit\.)?embeddings\.cls_token$', r'\.layernorm_before\.')),
+               signature=(r'^(?:vit\.|deit\.)?embeddings\.cls_token$', r'\.layernorm_before\.')),
         KeyMap('transformers', TOWER_KEYS,
                drops=((r'position_ids$', 'counts from 0'),),
                transforms=TOWER_TRANSFORMS, merges=TOWER_MERGES,

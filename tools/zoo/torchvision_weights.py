@@ -95,6 +95,8 @@ def classes_of(meta: dict[str, Any], metrics: dict[str, Any]) -> str | None:
     """Name of the list of classes, which is written where it is new."""
     names = meta.get('categories')
     known = next((CLASSES[data] for data in metrics if data in CLASSES), None)
+    if known == 'coco91' and len(names or ()) != 91:
+        return None  # detectors of people alone name no other class
     if names and known:
         save_classes(known, tuple(names))
         return known

@@ -51,6 +51,30 @@ OTHER_TASKS = (('panoptic', 'panoptic segmentation'), ('instance', 'instance seg
 # Publishers of the original project; names of others in a folder are examples of something else.
 PUBLISHERS = ('facebook', 'google', 'microsoft', 'openai', 'nvidia', 'SenseTime', 'sail',
               'OpenGVLab', 'openmmlab')
+IMAGENET = {'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
+HALF = {'mean': [127.5] * 3, 'std': [127.5] * 3}
+CLIP = {'mean': [122.7709, 116.746, 104.0937], 'std': [68.5005, 66.6322, 70.3232]}
+SHORTER = {'resize': 256, 'crop': 224, 'interpolation': 'bicubic', 'backend': 'pillow'}
+SQUARE = {'resize': 224, 'squash': True, 'crop': 224, 'backend': 'pillow'}
+# How the preprocessor_config.json of these checkpoints prepares images, and their classes.
+PREPARED: dict[str, tuple[dict[str, Any], str | None]] = {
+    'google/vit-base-patch16-224': ({**HALF, **SQUARE, 'interpolation': 'bilinear'}, 'imagenet1k'),
+    'google/vit-base-patch16-224-in21k': ({**HALF, **SQUARE, 'interpolation': 'bilinear'}, None),
+    'facebook/deit-base-distilled-patch16-224': (
+        {**IMAGENET, **SHORTER, 'squash': True}, 'imagenet1k'),
+    'facebook/dinov2-base': ({**IMAGENET, **SHORTER}, None),
+    'facebook/hiera-tiny-224-hf': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'facebook/levit-128S': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'microsoft/resnet-50': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'openai/clip-vit-base-patch32': ({**CLIP, **SHORTER, 'resize': 224}, None),
+    'google/siglip-base-patch16-224': ({**HALF, **SQUARE, 'interpolation': 'bicubic'}, None),
+    'facebook/detr-resnet-50': (
+        {**IMAGENET, 'resize': 800, 'longest': 1333, 'interpolation': 'bilinear',
+         'backend': 'pillow'}, 'coco91'),
+    'nvidia/segformer-b0-finetuned-ade-512-512': (
+        {**IMAGENET, 'resize': 512, 'squash': True, 'interpolation': 'bilinear',
+         'backend': 'pillow'}, None),
+}
 NAME = re.compile(r'''(?:checkpoint\s*=\s*|from_pretrained\(\s*)["']([\w.-]+/[\w.-]+)["']''')
 
 
@@ -79,8 +103,11 @@ def as_model(name: str, task: str, data: list[str]) -> dict[str, Any]:
     """One checkpoint as an entry."""
     lower = name.lower()
     extra = [found for part, found in MORE_DATA if part in lower]
+    preprocessing, classes = PREPARED.get(name, (None, None))
     return {
         'name': name,
+        'preprocessing': preprocessing,
+        'classes': classes,
         'tasks': [next((t for part, t in OTHER_TASKS if part in lower), task)],
         'training_data': list(dict.fromkeys([*data, *extra])),
         'weights': [f'hf://{name}/model.safetensors', f'hf://{name}/pytorch_model.bin'],
