@@ -14,10 +14,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
-def photo(tmp_path_factory):
-    """Coloured blobs of 150 x 200 pixels, as a file without loss and as RGB."""
+def photo(request, tmp_path_factory):
+    """Coloured blobs of the given height and width, as a file without loss and as RGB."""
+    height, width = request.param
     rng = np.random.default_rng(0)
-    image = cv2.resize(rng.integers(0, 255, (10, 14, 3), dtype=np.uint8), (200, 150))
+    image = cv2.resize(rng.integers(0, 255, (10, 14, 3), dtype=np.uint8), (width, height))
     file = tmp_path_factory.mktemp('photo') / 'photo.png'
     cv2.imwrite(str(file), image)
     return file, torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
@@ -28,6 +29,9 @@ def judge_of(name, peer):
     return Inferencer(config_of(model), peer.state_dict(), classes=classes_of(model))
 
 
+# Fresh weights score all anchors about alike: what is kept hangs on the last digit, so that this
+# image has the size which resizing would give it.
+@pytest.mark.parametrize('photo', [(800, 864)], indirect=True)
 def test_a_detector_finds_the_boxes_and_names_that_torchvision_finds(photo):
     file, image = photo
     torch.manual_seed(0)
@@ -46,6 +50,7 @@ def test_a_detector_finds_the_boxes_and_names_that_torchvision_finds(photo):
     assert found.meta['class_names'] == [names[i] for i in expected['labels']]
 
 
+@pytest.mark.parametrize('photo', [(150, 200)], indirect=True)
 def test_a_segmentor_gives_each_pixel_the_class_that_torchvision_gives_it(photo):
     file, image = photo
     torch.manual_seed(0)
