@@ -77,7 +77,7 @@ model = dict(
               extra_losses=dict(dice=dict(type=DiceLoss))),
     loss_step=2)
 
-max_epochs = 15
+max_epochs = 19
 train_cfg = dict(type=EpochTrainLoop, max_epochs=max_epochs, val_interval=5)
 optim_wrapper = dict(
     type=OptimWrapper, precision='auto',

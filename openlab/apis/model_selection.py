@@ -43,14 +43,15 @@ from openlab.metrics.neighbours import knn_votes
 from openlab.registry import MODELS
 from openlab.zoo.download import DownloadError
 from openlab.zoo.index import Row, Wanted, entry, fetch_weights, files_of, rows, select
-from openlab.zoo.recipe import classes_of, config_of
+from openlab.zoo.recipe import classes_of, config_of, part_of
 
 logger = logging.getLogger('openlab')
 
 Method = Literal['zero-shot', 'linear probe', 'k-NN']
 METHODS: tuple[Method, ...] = ('zero-shot', 'linear probe', 'k-NN')
 Status = Literal['measured', 'too slow', 'failed', 'not measured']
-TASKS = {'classification': 'image classification'}
+# Features are as good for one's own classes as a classifier is.
+TASKS = {'classification': ('image classification', 'representation learning')}
 RESULTS_FILE = 'results.jsonl'
 
 NEIGHBOURS = 10
@@ -336,7 +337,9 @@ class Selection:
         known = _known(row)
         try:
             cfg = config_of(entry(row.name))
-            model: nn.Module = build(cfg['model'], MODELS, 'model')
+            model: Any = build(cfg['model'], MODELS, 'model')
+            if hasattr(model, 'describe'):
+                model.describe(self.images.classes)
             shape = input_shape_of(cfg)
             timing = measure(model, shape, 1, self.device, seconds=0.5)
             known = replace(known, latency_ms=round(timing.median * 1e3, 3), input_shape=shape,
@@ -347,7 +350,9 @@ class Selection:
             if needed > self._left():
                 return replace(known, reason=f'would take about {needed / 60:.1f} minutes, more '
                                              'than what is left of the budget')
-            load_weights(model, fetch_weights(row.name, progress=None)[0])
+            load_weights(part_of(entry(row.name), model), fetch_weights(row.name, progress=None)[0])
+            if hasattr(model, 'describe'):
+                model.describe(self.images.classes)  # now that texts mean something
         except (DownloadError, FileNotFoundError, ImportError) as error:
             self._remember(row, error)
             return replace(known, status='failed', reason=f'weights: {_first_line(error)}')
@@ -375,7 +380,8 @@ class Selection:
     def _accuracy(self, known: Measured, model: nn.Module, cfg: Mapping[str, Any]) -> Measured:
         pipeline = Compose(inference_pipeline(cfg))
         model.to(self.device).eval()
-        columns = matching_classes(self.images.classes, classes_of(entry(known.name)))
+        columns = ([[i] for i in range(len(self.images.classes))] if hasattr(model, 'describe')
+                   else matching_classes(self.images.classes, classes_of(entry(known.name))))
         method = self.method or ('zero-shot' if columns is not None else self._probe_method())
         if method == 'zero-shot' and columns is None:
             return replace(known, reason='does not know all classes of the images, so it cannot '

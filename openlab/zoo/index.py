@@ -84,7 +84,7 @@ class Wanted:
 
     Attributes:
         words: all must be found in name, family, task, data or architecture.
-        task: part of the name of a task.
+        task: part of the name of a task; of several, one must be found.
         source: exact name of a source.
         family: part of the name of a family.
         dataset: part of the name of a data set with results.
@@ -96,7 +96,7 @@ class Wanted:
     """
 
     words: Sequence[str] = ()
-    task: str | None = None
+    task: str | Sequence[str] | None = None
     source: str | None = None
     family: str | None = None
     dataset: str | None = None
@@ -285,7 +285,9 @@ def _passes_names(row: Row, wanted: Wanted) -> bool:
     text = ' '.join((row.name, row.family, *row.tasks, *row.training_data,
                      *(result.dataset for result in row.results))).lower()
     return (all(word.lower() in text for word in wanted.words)
-            and _has(wanted.task, row.tasks)
+            and (wanted.task is None or any(
+                _has(task, row.tasks)
+                for task in ([wanted.task] if isinstance(wanted.task, str) else wanted.task)))
             and (wanted.source is None or wanted.source == row.source)
             and _has(wanted.family, [row.family]))
 

@@ -105,6 +105,12 @@ def zoo_model(name: str) -> Any:
     return build(config_of(entry(name.removeprefix(SCHEME)))['model'], path=f'model of {name}')
 
 
+def part_of(model: Mapping[str, Any], network: Any) -> Any:
+    """What the weights of an entry fill: the network, or the part that was proven to fit."""
+    part = model.get('check', {}).get('part')
+    return getattr(network, part) if part else network
+
+
 def classes_of(model: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of an entry's classes; empty where they are not known."""
     if not model.get('classes'):

