@@ -125,6 +125,8 @@ class MobileNetV3(nn.Module):
             torchvision does), ``'ratio'`` keeps their ratio to the rounded input, and the stem as
             it is below a width of 0.75 (timm, OpenMMLab). At width 1 both are the same.
         in_channels: channels of the input.
+        padding: ``'same'`` is TensorFlow's rule, see ``Conv2dSame``; weights that were trained
+            there want it.
         with_last: end stage 5 with the 1x1 convolution; detectors want it left out.
         drop_path: probability to drop the last block in training; it rises linearly from 0.
         norm: see ``make_norm``. Weights of torchvision want ``eps=1e-3``.
@@ -147,6 +149,7 @@ class MobileNetV3(nn.Module):
         width: float = 1.0,
         scaling: Literal['table', 'ratio'] = 'table',
         in_channels: int = 3,
+        padding: Literal['symmetric', 'same'] = 'symmetric',
         with_last: bool = True,
         drop_path: float = 0.0,
         norm: dict[str, Any] | None = None,
@@ -159,10 +162,13 @@ class MobileNetV3(nn.Module):
         hard_swish: dict[str, Any] = {'type': nn.Hardswish}
         if scaling not in ('table', 'ratio'):
             raise ValueError(f"scaling is 'table' or 'ratio', not {scaling!r}")
+        if padding not in ('symmetric', 'same'):
+            raise ValueError(f"padding is 'symmetric' or 'same', not {padding!r}")
+        pad = 'same' if padding == 'same' else None
         by_ratio = scaling == 'ratio'
         base_in = 16
         channels = 16 if by_ratio and width < 0.75 else round_channels(16 * width)
-        self.stem = ConvNormAct(in_channels, channels, 3, 2, norm=norm, act=hard_swish)
+        self.stem = ConvNormAct(in_channels, channels, 3, 2, pad, norm=norm, act=hard_swish)
         rows = _SIZES[size]
         probs = drop_path_probs(drop_path, len(rows))
         self.blocks = nn.ModuleList()
@@ -177,7 +183,7 @@ class MobileNetV3(nn.Module):
             self.blocks.append(MBConv(
                 channels, out, inner, kernel, stride,
                 se_hidden=round_channels(inner / 4) if with_se else 0, se_act={'type': nn.ReLU},
-                se_gate={'type': nn.Hardsigmoid}, drop_path=prob, norm=norm,
+                se_gate={'type': nn.Hardsigmoid}, drop_path=prob, padding=pad, norm=norm,
                 act=hard_swish if swish else {'type': nn.ReLU}))
             channels = stage_channels[stage] = out
             self._stage_of_block.append(stage)

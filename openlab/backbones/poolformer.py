@@ -137,8 +137,9 @@ class PoolFormer(nn.Module):
             previous = channels[i]
         self.out_channels = tuple(channels[s - 2] for s in self.out_stages)
         self.strides = tuple(2**s for s in self.out_stages)
+        eps = 1e-6 if output == 'mean' else 1e-5
         self.norms = nn.ModuleDict({
-            str(s): nn.GroupNorm(1, c) for s, c in zip(self.out_stages, self.out_channels)})
+            str(s): nn.GroupNorm(1, c, eps) for s, c in zip(self.out_stages, self.out_channels)})
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.trunc_normal_(part.weight, std=0.02)

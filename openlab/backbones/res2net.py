@@ -73,17 +73,28 @@ class Res2NetBlock(nn.Module):
         return self.act(self.drop_path(branch).add_(self.shortcut(x)))
 
 
-_KEYS = (
+_BLOCK_KEYS = (
     *((rf'^layer{i + 1}\.', f'stages.{i}.') for i in range(4)),
     (r'\.conv([13])\.', r'.conv\1.conv.'),
     (r'\.bn([13])\.', r'.conv\1.norm.'),
     (r'\.convs\.(\d)\.', r'.convs.\1.conv.'),
     (r'\.bns\.(\d)\.', r'.convs.\1.norm.'),
+    (r'^fc\.', '../head.fc.'),
+)
+_KEYS = (
+    *_BLOCK_KEYS,
     (r'\.downsample\.0\.', '.shortcut.conv.'),
     (r'\.downsample\.1\.', '.shortcut.norm.'),
     (r'^conv1\.', 'stem.0.conv.'),
     (r'^bn1\.', 'stem.0.norm.'),
-    (r'^fc\.', '../head.fc.'),
+)
+_DEEP_KEYS = (
+    *_BLOCK_KEYS,
+    (r'\.downsample\.1\.', '.shortcut.conv.'),
+    (r'\.downsample\.2\.', '.shortcut.norm.'),
+    *((rf'^conv1\.{3 * i}\.', f'stem.{i}.conv.') for i in range(3)),
+    *((rf'^conv1\.{3 * i + 1}\.', f'stem.{i}.norm.') for i in range(2)),
+    (r'^bn1\.', 'stem.2.norm.'),
 )
 _SIGNATURE = (r'^conv1\.weight', r'^layer1\.0\.convs\.0\.')
 
@@ -114,6 +125,7 @@ class Res2Net(nn.Module):
 
     weights = (
         KeyMap('timm', _KEYS, signature=_SIGNATURE),
+        KeyMap('timm', _DEEP_KEYS, signature=(r'^conv1\.6\.', r'^layer1\.0\.convs\.0\.')),
         KeyMap('openmmlab', _KEYS, signature=_SIGNATURE),
     )
 

@@ -186,7 +186,7 @@ _PLAIN_KEYS = (
     (r'\.downsample\.0\.', '.shortcut.conv.'),
     (r'\.downsample\.1\.', '.shortcut.norm.'),
 )
-_RESNET_D_KEYS = (
+_DEEP_KEYS = (
     *_BLOCK_KEYS,
     (r'^conv1\.0\.', 'stem.0.conv.'),
     (r'^conv1\.1\.', 'stem.0.norm.'),
@@ -194,6 +194,14 @@ _RESNET_D_KEYS = (
     (r'^conv1\.4\.', 'stem.1.norm.'),
     (r'^conv1\.6\.', 'stem.2.conv.'),
     (r'^bn1\.', 'stem.2.norm.'),
+)
+_RESNET_C_KEYS = (
+    *_DEEP_KEYS,
+    (r'\.downsample\.0\.', '.shortcut.conv.'),
+    (r'\.downsample\.1\.', '.shortcut.norm.'),
+)
+_RESNET_D_KEYS = (
+    *_DEEP_KEYS,
     (r'\.downsample\.1\.', '.shortcut.conv.'),
     (r'\.downsample\.2\.', '.shortcut.norm.'),
 )
@@ -267,6 +275,8 @@ class ResNet(nn.Module):
     weights = (
         KeyMap('torchvision', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
         KeyMap('timm', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
+        KeyMap('timm_resnet_c', _RESNET_C_KEYS,
+               signature=(r'^conv1\.6\.', r'^layer\d\.0\.downsample\.0\.')),
         KeyMap('timm_resnet_d', _RESNET_D_KEYS, signature=(r'^conv1\.6\.', r'^layer1\.0\.')),
         KeyMap('transformers', _TRANSFORMERS_KEYS,
                signature=(r'embedder\.embedder\.convolution\.', r'encoder\.stages\.0\.')),

@@ -5,6 +5,7 @@ import torchvision
 from torch import nn
 
 from openlab.backbones.mobilenet_v3 import MobileNetV3
+from openlab.engine.loading import load_weights
 from openlab.heads.mlp_head import MLPHead
 from tests.backbones.parity import assert_equal_to_peer, count
 
@@ -42,6 +43,22 @@ def test_parameter_count_of_narrow_networks_equals_torchvision(size, width):
     with torch.device('meta'):
         peer = getattr(torchvision.models, f'mobilenet_v3_{size}')(width_mult=width)
         assert count(MobileNetV3(size, width)) == count(peer.features)
+
+
+@pytest.mark.parametrize('size', ['small', 'large'])
+def test_outputs_with_the_padding_of_tensorflow_equal_timm(size):
+    torch.manual_seed(0)
+    peer = timm.create_model(f'tf_mobilenetv3_{size}_100', num_classes=0).eval()
+    ours = MobileNetV3(size, padding='same', norm={'type': nn.BatchNorm2d, 'eps': 1e-3}).eval()
+    load_weights(ours, {name: tensor for name, tensor in peer.state_dict().items()
+                        if not name.startswith('conv_head')})
+    images = torch.randn(2, 3, 67, 90)  # odd sizes, which both rules pad in another way
+    with torch.no_grad():
+        expected = peer.forward_features(images)
+        (actual,) = ours(images)
+    assert ((actual - expected).abs().max() / expected.abs().max()).item() < 1e-4
+    with pytest.raises(ValueError, match="padding is 'symmetric' or 'same'"):
+        MobileNetV3(padding='valid')
 
 
 @pytest.mark.parametrize('name', ['small_050', 'small_075', 'large_075'])

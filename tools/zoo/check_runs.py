@@ -113,9 +113,11 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
     'mlp_mixer/': ({'size': ('small', 'base', 'large'), 'patch_size': (16, 32)},),
     'twins/': ({'size': ('pcpvt_small', 'pcpvt_base', 'pcpvt_large', 'svt_small', 'svt_base',
                          'svt_large')},),
+    'poolformer/': ({'output': ('mean',)},),
     'pvt_v2/': ({'size': ('b0', 'b1', 'b2', 'b3', 'b4', 'b5'), 'is_linear': (False, True)},),
     'mobilenet_v2/': ({'width': (0.5, 0.75, 1.0, 1.1, 1.4)},),
-    'mobilenet_v3/': ({'width': (0.5, 0.75, 1.0), 'scaling': ('table', 'ratio')},),
+    'mobilenet_v3/': ({'width': (0.5, 0.75, 1.0), 'scaling': ('table', 'ratio'),
+                       'padding': ('symmetric', 'same')},),
     'mobilenet_v4/': ({'width': (0.35, 0.5, 0.75, 1.0), 'pool_down': (False, True)},),
     'hrnet/': ({'size': ('w18_small', 'w18_small_v2',
                          *(f'w{n}' for n in (18, 30, 32, 40, 44, 48, 64))),
@@ -433,8 +435,11 @@ def first_fit(model: Mapping[str, Any], classes: int,
     except NotImplementedError:  # some networks compute their widths with tensors
         shapes = reference(model, classes).state_dict()
     for variant in variants:
-        with torch.device('meta'):
-            problem = misfit(our_network(variant), shapes)
+        try:
+            with torch.device('meta'):
+                problem = misfit(our_network(variant), shapes)
+        except ValueError as error:  # a map makes one name of two
+            problem = str(error)
         if problem:
             continue
         if variant.params > LARGEST:
