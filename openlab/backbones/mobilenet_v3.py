@@ -164,7 +164,7 @@ class MobileNetV3(nn.Module):
             raise ValueError(f"scaling is 'table' or 'ratio', not {scaling!r}")
         if padding not in ('symmetric', 'same'):
             raise ValueError(f"padding is 'symmetric' or 'same', not {padding!r}")
-        pad = 'same' if padding == 'same' else None
+        pad: Literal['same'] | None = 'same' if padding == 'same' else None
         by_ratio = scaling == 'ratio'
         base_in = 16
         channels = 16 if by_ratio and width < 0.75 else round_channels(16 * width)

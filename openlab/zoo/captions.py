@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from openlab.backbones.outside import import_library
-from openlab.registry import MODELS
 from openlab.zoo.sources import fetch
 
 
-@MODELS.register_module()
 class CaptionTokenizer:
     """Texts to token ids of one length. Its file is only read, or downloaded, for the first text.
 

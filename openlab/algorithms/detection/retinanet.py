@@ -114,9 +114,9 @@ class RetinaHead(nn.Module):
         self.assigner = assigner or IoUAssigner(foreground=0.5, background=0.4, keep_best=True)
         self.cls_loss = cls_loss or FocalLoss()
         self.limits = limits or DetectionLimits(score=0.05, nms_iou=0.5)
-        tower = {'norm_groups': norm_groups, 'bias': norm_groups is None}
-        self.cls_tower = make_tower(in_channels, num_convs, **tower)
-        self.box_tower = make_tower(in_channels, num_convs, **tower)
+        self.cls_tower, self.box_tower = (
+            make_tower(in_channels, num_convs, norm_groups, bias=norm_groups is None)
+            for _ in range(2))
         num_shapes: int = self.anchors.num_shapes
         self.cls_out = nn.Conv2d(in_channels, num_shapes * num_classes, 3, padding=1)
         self.box_out = nn.Conv2d(in_channels, num_shapes * 4, 3, padding=1)

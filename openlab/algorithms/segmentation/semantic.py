@@ -107,12 +107,13 @@ class SemanticSegmentor(Algorithm):
         heads = [self.head]
         if self.training and self.auxiliary_head is not None:
             heads.append(self.auxiliary_head)
-        if not self.training or self.loss_step == 1:
-            return SegmentationOutputs(*(resize_map(head(feats), size) for head in heads))
-        top, left = torch.randint(self.loss_step, (2,)).tolist()
-        return SegmentationOutputs(
-            *(resize_map_thinly(head(feats), size, self.loss_step, (top, left)) for head in heads),
-            place=(top, left))
+        place: Any = (0, 0)
+        if self.training and self.loss_step > 1:
+            place = tuple(torch.randint(self.loss_step, (2,)).tolist())
+            maps = [resize_map_thinly(head(feats), size, self.loss_step, place) for head in heads]
+        else:
+            maps = [resize_map(head(feats), size) for head in heads]
+        return SegmentationOutputs(maps[0], maps[1] if len(maps) > 1 else None, place)
 
     def _through_windows(self, inputs: Tensor) -> Tensor:
         """Mean of the logits (B, K, H, W) of all windows that show a pixel."""

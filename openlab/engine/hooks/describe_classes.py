@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openlab.engine.hooks.base import Hook
 from openlab.registry import HOOKS
@@ -35,4 +35,5 @@ class DescribeClassesHook(Hook):
         if not names:
             raise ValueError('DescribeClassesHook: the dataset does not say what its classes are '
                              'called; give it classes=[...]')
-        runner.unwrapped_model.describe(list(names))
+        model: Any = runner.unwrapped_model
+        model.describe(list(names))
