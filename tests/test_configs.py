@@ -30,8 +30,10 @@ from openlab.structures.boxes import box_iou
 from openlab.structures.data_sample import DataSample
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(
+ALL_CONFIGS = sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
+UNTRAINED = [config for config in ALL_CONFIGS if config.endswith('_zero_shot.py')]
+CONFIGS = [config for config in ALL_CONFIGS if config not in UNTRAINED]
 SIZE, NUM_CLASSES, VOCAB, LENGTH = 32, 5, 64, 16
 SCENE = 64  # pixels of images with objects: the deepest maps must not be a single place
 
@@ -152,7 +154,8 @@ TINY: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     'LoRA': lambda cfg: {'rank': 4, 'trainable': ['embedding', 'norm']},
     # with one channel to a group, group norm would let nothing through from maps of one pixel
     'FPN': lambda cfg: {'out_channels': 48},
-    'RetinaHead': lambda cfg: {'num_convs': 1, 'limits': ALL_BOXES},
+    'RetinaHead': lambda cfg: {'num_convs': 1, 'limits': ALL_BOXES,
+                               'norm_groups': 4 if cfg.get('norm_groups') else None},
     'FCOSHead': lambda cfg: {'num_convs': 1, 'limits': ALL_BOXES},
     'RPNHead': lambda cfg: {'train_limits': FEW_PROPOSALS, 'test_limits': FEW_PROPOSALS},
     'BoxHead': lambda cfg: {'hidden': 96},
@@ -524,7 +527,22 @@ def test_config_passes_the_check_and_says_how_to_run_it(config):
     assert f'openlab train {config}' in docstring
 
 
-@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.parametrize('config', UNTRAINED)
+def test_config_that_is_not_trained_passes_the_check_and_says_how_to_use_it(config):
+    cfg = load_config(ROOT / config)
+    check_config(cfg)
+    docstring = (ROOT / config).read_text('utf-8').split('"""')[1]
+    assert 'openlab infer' in docstring and 'openlab test CONFIG' in docstring
+    assert 'train_dataloader' not in cfg
+    transforms = Compose([build(t, TRANSFORMS)
+                          for t in plain(config)['test_dataloader']['dataset']['pipeline']])
+    image = np.random.default_rng(0).integers(0, 256, (340, 448, 3), dtype=np.uint8)
+    item = transforms({'img': image, 'img_id': 7, 'ori_shape': (340, 448),
+                       'img_shape': (340, 448)})
+    assert item['inputs'].shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize('config', ALL_CONFIGS)
 def test_model_builds_at_full_size_without_memory(config):
     with torch.device('meta'):
         model = build(plain(config)['model'], path='model')

@@ -2,7 +2,8 @@
 
 * Paper: Faster R-CNN, https://arxiv.org/abs/1506.01497
 * What is new in it: https://arxiv.org/abs/2111.11429 (appendix A)
-* Command: ``openlab train detection/faster_rcnn/faster_rcnn_v2_resnet50_12e_coco --gpus 8``
+* Command:
+  ``openlab train configs/detection/faster_rcnn/faster_rcnn_v2_resnet50_12e_coco.py --gpus 8``
 * Published weights: ``openlab infer torchvision/fasterrcnn_resnet50_fpn_v2.COCO_V1 IMAGE``
 """
 

@@ -2,7 +2,8 @@
 
 * Paper: Mask R-CNN, https://arxiv.org/abs/1703.06870
 * What is new in it: https://arxiv.org/abs/2111.11429 (appendix A)
-* Command: ``openlab train detection/mask_rcnn/mask_rcnn_v2_resnet50_12e_coco --gpus 8``
+* Command:
+  ``openlab train configs/detection/mask_rcnn/mask_rcnn_v2_resnet50_12e_coco.py --gpus 8``
 * Published weights: ``openlab infer torchvision/maskrcnn_resnet50_fpn_v2.COCO_V1 IMAGE``
 """
 

@@ -2,7 +2,8 @@
 
 * Paper: RetinaNet, https://arxiv.org/abs/1708.02002
 * What is new in it: https://arxiv.org/abs/2111.11429 (appendix A)
-* Command: ``openlab train detection/retinanet/retinanet_v2_resnet50_12e_coco --gpus 8``
+* Command:
+  ``openlab train configs/detection/retinanet/retinanet_v2_resnet50_12e_coco.py --gpus 8``
 * Published weights: ``openlab infer torchvision/retinanet_resnet50_fpn_v2.COCO_V1 IMAGE``
 """
 
