@@ -59,8 +59,8 @@ _SIZES: dict[str, tuple[int, int, float, float, int]] = {
 }
 
 
-def stage_sizes(depth: int, base_channels: int, slope: float, step: float,
-                group_width: int) -> list[tuple[int, int]]:
+def stage_sizes(depth: int, base_channels: int, slope: float, step: float, group_width: int,
+                round_half_up: bool = False) -> list[tuple[int, int]]:
     """(channels, number of blocks) of each stage, by equations 2 to 4 of the paper."""
     widths = []
     for j in range(depth):
@@ -68,7 +68,8 @@ def stage_sizes(depth: int, base_channels: int, slope: float, step: float,
         widths.append(int(round(base_channels * step**power / 8) * 8))
     stages = sorted(Counter(widths).items())
     # Groups must divide the channels.
-    return [(int(round(c / min(group_width, c)) * min(group_width, c)), n) for c, n in stages]
+    whole = (lambda x: int(x + 0.5)) if round_half_up else round
+    return [(whole(c / min(group_width, c)) * min(group_width, c), n) for c, n in stages]
 
 
 class RegNetBlock(nn.Module):
@@ -159,6 +160,8 @@ class RegNet(nn.Module):
         step: ratio of the widths of neighbouring stages.
         group_width: channels of a group of the 3x3 convolutions.
         with_se: squeeze and excitation; by default in the sizes Y.
+        round_half_up: how many groups two and a half are, say: three, as torchvision has it for its
+            weights, or two, as the paper's code. It concerns X-400MF, Y-800MF and Y-8GF.
         in_channels: channels of the input.
         stem_channels: channels of the stem.
         drop_path: probability to drop the last block in training; it rises linearly from 0.
@@ -190,6 +193,7 @@ class RegNet(nn.Module):
         step: float | None = None,
         group_width: int | None = None,
         with_se: bool | None = None,
+        round_half_up: bool = False,
         in_channels: int = 3,
         stem_channels: int = 32,
         drop_path: float = 0.0,
@@ -205,7 +209,7 @@ class RegNet(nn.Module):
         default = _SIZES[size]
         group_width = group_width or default[4]
         sizes = stage_sizes(depth or default[0], base_channels or default[1], slope or default[2],
-                            step or default[3], group_width)
+                            step or default[3], group_width, round_half_up)
         with_se = size.startswith('y') if with_se is None else with_se
         self.out_stages = check_out_stages(out_stages, first=2, last=len(sizes) + 1)
         sizes = sizes[: self.out_stages[-1] - 1]

@@ -46,15 +46,27 @@ def _head_keys(prefix: str) -> list[tuple[str, str]]:
             for i, name in ((0, 'hidden.0'), (3, 'hidden.1'), (6, 'fc'))]
 
 
-def _torchvision_map(depth: int, with_norm: bool) -> KeyMap:
+_TIMM_HEAD_KEYS = (
+    (r'^pre_logits\.fc1\.', '../head.hidden.0.'),
+    (r'^pre_logits\.fc2\.', '../head.hidden.1.'),
+    (r'^head\.fc\.', '../head.fc.'),
+)
+
+
+def _torchvision_map(depth: int, with_norm: bool, source: str = 'torchvision') -> KeyMap:
     places = _flat_indices(depth, 3 if with_norm else 2)
     renames = [(rf'^features\.{flat}\.', f'stages.{stage}.{i}.conv.')
                for flat, stage, i in places]
     if with_norm:
         renames += [(rf'^features\.{flat + 1}\.', f'stages.{stage}.{i}.norm.')
                     for flat, stage, i in places]
-    return KeyMap('torchvision', [*renames, *_head_keys('../head.')],
-                  signature=[pattern + 'weight$' for pattern, _ in renames])
+    signature = [pattern + 'weight$' for pattern, _ in renames]
+    if source == 'torchvision':
+        return KeyMap(source, [*renames, *_head_keys('../head.')], signature=signature)
+    # timm writes the linear layers as convolutions over the whole last map.
+    return KeyMap(source, [*renames, *_TIMM_HEAD_KEYS],
+                  transforms=[(r'head\.hidden\.\d\.weight$', lambda kernel: kernel.flatten(1))],
+                  signature=[*signature, r'^pre_logits\.fc1\.'])
 
 
 def _openmmlab_map(depth: int) -> KeyMap:
@@ -85,6 +97,7 @@ class VGG(nn.Module):
     """
 
     weights = (
+        *(_torchvision_map(depth, norm, 'timm') for depth in _SIZES for norm in (False, True)),
         *(_torchvision_map(depth, norm) for depth in _SIZES for norm in (False, True)),
         *(_openmmlab_map(depth) for depth in _SIZES),
     )

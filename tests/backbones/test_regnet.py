@@ -46,6 +46,9 @@ def test_weights_of_openmmlab_that_read_bgr_come_to_read_rgb():
 def test_widths_follow_the_line_in_powers_of_the_step():
     # widths on the line: 16, 24, 32, 40, 48; nearest powers of 2 times 16: 16, 32, 32, 32, 64
     assert stage_sizes(5, 16, 8.0, 2.0, 8) == [(16, 1), (32, 3), (64, 1)]
+    # 24.5 groups of 16 in the last stage of X-400MF
+    assert stage_sizes(22, 24, 24.48, 2.54, 16)[-1] == (384, 12)
+    assert stage_sizes(22, 24, 24.48, 2.54, 16, round_half_up=True)[-1] == (400, 12)
 
 
 def test_maps_of_all_stages_have_the_promised_channels_and_strides():

@@ -14,6 +14,16 @@ def test_res2net_equals_timm_with_the_same_weights():
     assert_equal_to_peer(ours, peer, key_map(Res2Net, 'timm'), size=64)
 
 
+def test_res2net_d_equals_timm_with_the_same_weights():
+    peer = timm.models.resnet.ResNet(
+        timm.models.res2net.Bottle2neck, (2, 1, 1, 1), base_width=14, num_classes=7,
+        block_args={'scale': 8}, stem_type='deep', stem_width=32, avg_down=True)
+    ours = Res2Net(num_blocks=(2, 1, 1, 1), slice_width=14, num_slices=8, stem='deep',
+                   avg_down=True)
+    deep = next(m for m in Res2Net.weights if m.source == 'timm' and m.matches(peer.state_dict()))
+    assert_equal_to_peer(ours, peer, deep, size=64)
+
+
 @pytest.mark.parametrize(('name', 'arguments'), [
     ('res2net50_26w_4s', {}),
     ('res2net50_26w_8s', {'num_slices': 8}),

@@ -17,6 +17,7 @@ def test_resnet_equals_torchvision_with_the_same_weights(depth):
 @pytest.mark.parametrize(('name', 'source', 'arguments'), [
     ('resnet34', 'timm', {'depth': 34}),
     ('resnet50d', 'timm_resnet_d', {'depth': 50, 'stem': 'deep', 'avg_down': True}),
+    ('resnet50s', 'timm_resnet_c', {'depth': 50, 'stem': 'deep', 'stem_channels': 128}),
     ('seresnet50', 'timm', {'depth': 50, 'se_reduction': 16}),
     ('resnext50_32x4d', 'timm', {'depth': 50, 'groups': 32, 'width_per_group': 4}),
 ])

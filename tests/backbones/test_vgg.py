@@ -1,6 +1,8 @@
 import pytest
+import timm
 import torch
 import torchvision
+from torch import nn
 
 from openlab.backbones.vgg import VGG
 from openlab.heads.mlp_head import MLPHead
@@ -19,6 +21,22 @@ def test_vgg_equals_torchvision_with_the_same_weights(name, arguments):
                    if m.source == 'torchvision' and m.matches(peer.state_dict()))
     head = MLPHead(7, (16, 12), 512, grid=7)
     assert_equal_to_peer(VGG(**arguments), peer, key_map, size=64, head=head)
+
+
+@pytest.mark.parametrize(('depth', 'with_norm'), [(11, False), (13, True)])
+def test_vgg_equals_timm_with_the_same_weights(depth, with_norm):
+    with torch.device('meta'):  # as above, 4096 are cut to 16
+        peer = timm.create_model(f'vgg{depth}' + '_bn' * with_norm, num_classes=7)
+        peer.pre_logits = timm.models.vgg.ConvMlp(512, 16, 7, drop_rate=0.0)
+        peer.head = timm.layers.ClassifierHead(16, 7)
+    peer = peer.to_empty(device='cpu')
+    for tensor in (*peer.parameters(), *peer.buffers()):
+        if tensor.is_floating_point():
+            nn.init.normal_(tensor, std=0.05) if tensor.ndim > 1 else nn.init.uniform_(tensor, 0.5)
+    key_map = next(m for m in VGG.weights
+                   if m.source == 'timm' and m.matches(peer.state_dict()))
+    head = MLPHead(7, (16, 16), 512, grid=7)
+    assert_equal_to_peer(VGG(depth, with_norm=with_norm), peer, key_map, size=224, head=head)
 
 
 @pytest.mark.parametrize('depth', [11, 13, 16, 19])

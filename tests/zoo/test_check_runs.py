@@ -57,6 +57,16 @@ def test_one_more_class_costs_one_row_of_the_head():
     assert more.params == 1_010_250 and more.overrides == ('model.head.num_classes=1010',)
 
 
+def test_a_network_that_ends_in_an_embedding_runs_as_a_backbone():
+    tool = script('check_runs')
+    record = {'config': CONFIG, 'overrides': ['model.backbone.size=1', 'model.head.num_classes=9']}
+    assert tool.of_features(record) == {
+        'config': CONFIG, 'overrides': ['model.backbone.size=1'], 'part': 'backbone'}
+    clip = {'tasks': ['representation learning'], 'num_classes': 512}
+    assert tool.is_embedding(clip) and not tool.is_embedding({**clip, 'num_classes': 0})
+    assert not tool.is_embedding({**clip, 'tasks': ['image classification']})
+
+
 def test_an_edit_reaches_the_backbone_or_the_part_that_it_names():
     tool = script('check_runs')
     model = {'backbone': {'size': 'w18'}, 'neck': {'type': 'HRMerge'}}

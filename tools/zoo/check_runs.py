@@ -71,7 +71,7 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
     'efficientnet/': ({'size': _EFFICIENTNETS, 'padding': ('symmetric', 'same')},),
     'regnet/': ({'size': tuple(f'{kind}_{size}' for kind in 'xy' for size in (
         '200mf', '400mf', '600mf', '800mf', '1.6gf', '3.2gf', '4.0gf', '4gf', '6.4gf', '8gf',
-        '8.0gf', '12gf', '16gf', '32gf'))},),
+        '8.0gf', '12gf', '16gf', '32gf', '128gf')), 'round_half_up': (False, True)},),
     'vit/vit_': (
         {'size': _VIT_SIZES, 'patch_size': (8, 14, 16, 32), 'image_size': (224, 384, 448, 512)},
         {_VIT_SHAPE: ((512, 12, 8, 4.0), (640, 12, 10, 4.0), (320, 14, 5, 5.6), (512, 20, 8, 4.0),
@@ -126,7 +126,10 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
     'cspnet/': ({'size': ('darknet53', 'resnet50', 'resnet50d', 'resnext50')},),
 }
 # Parameters of auxiliary classifiers, which only training uses and key maps drop.
-AUXILIARY = {('torchvision', 'inception_v3'): 3_326_696}
+AUXILIARY = {('torchvision', 'inception_v3'): 3_326_696,
+             # Biases of keys, which Swin v2 has none of: there they are held at zero.
+             ('torchvision', 'swin_v2_t'): 4416, ('torchvision', 'swin_v2_s'): 9024,
+             ('torchvision', 'swin_v2_b'): 12_032}
 # Detectors and segmentors of torchvision: our config, its overrides, and how many of the names of
 # classes come before our first one (torchvision counts the background, where ours does not).
 _COCO91 = 'model.head.num_classes=91'
@@ -415,8 +418,21 @@ def check_published(only: str, end: float,
         if key not in done and same and time.monotonic() < end:
             done[key] = first_fit(model, classes, same)
             print(f'{key}: {done[key] or "does not fit"}', flush=True)
-        if done.get(key):
-            yield model['name'], done[key]  # type: ignore[misc]
+        record = done.get(key)
+        if record:
+            yield model['name'], of_features(record) if is_embedding(model) else record
+
+
+def is_embedding(model: Mapping[str, Any]) -> bool:
+    """Whether the last layer of a network projects to an embedding and knows no classes."""
+    return 'representation learning' in model['tasks'] and bool(model.get('num_classes'))
+
+
+def of_features(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record for what comes before a layer that knows no classes."""
+    overrides = [o for o in record.get('overrides', ()) if 'head.num_classes' not in o]
+    plain = {key: value for key, value in record.items() if key != 'overrides'}
+    return {**plain, **({'overrides': overrides} if overrides else {}), 'part': 'backbone'}
 
 
 def models_of(source: str) -> Iterator[dict[str, Any]]:
@@ -472,8 +488,9 @@ def reference(model: Mapping[str, Any], classes: int) -> nn.Module:
 @torch.no_grad()
 def randomise(model: nn.Module) -> None:
     """Numbers that leave no branch out: fresh networks scale some of them by zero."""
+    published = model.state_dict()  # what else a network keeps is none of its weights
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if not tensor.is_floating_point():
+        if name not in published or not tensor.is_floating_point():
             continue
         if name.endswith('running_var'):
             tensor.uniform_(0.8, 1.2)
