@@ -23,7 +23,7 @@ def test_vgg_equals_torchvision_with_the_same_weights(name, arguments):
     assert_equal_to_peer(VGG(**arguments), peer, key_map, size=64, head=head)
 
 
-@pytest.mark.parametrize(('depth', 'with_norm'), [(11, False), (13, True)])
+@pytest.mark.parametrize(('depth', 'with_norm'), [(11, True)])
 def test_vgg_equals_timm_with_the_same_weights(depth, with_norm):
     with torch.device('meta'):  # as above, 4096 are cut to 16
         peer = timm.create_model(f'vgg{depth}' + '_bn' * with_norm, num_classes=7)
