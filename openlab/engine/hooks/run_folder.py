@@ -133,6 +133,8 @@ class RunFolderHook(Hook):
         self._drawing_seconds += perf_counter() - self._drawing_since
         if drawing.returncode:
             text = error.decode(errors='replace').strip().splitlines()
+            if text and 'nothing to draw' in text[-1]:
+                return  # the run ended before it could log anything
             print(f'curves.png could not be drawn: {text[-1] if text else "killed"}',
                   file=sys.stderr)
 

@@ -70,10 +70,19 @@ def test_drawing_pauses_when_it_took_more_than_its_share(tmp_path):
 def test_a_picture_that_cannot_be_drawn_is_reported_and_training_goes_on(tmp_path, capsys):
     hook, runner = RunFolderHook(), runner_in(tmp_path)
     hook.before_run(runner)
-    (tmp_path / 'log.jsonl').write_text('no json\nno json\n')
+    write_log(tmp_path, 5)
+    (tmp_path / 'curves.png').mkdir()
     hook.after_train(runner)
     hook.after_run(runner)
     assert 'curves.png could not be drawn' in capsys.readouterr().err
+
+
+def test_a_run_that_ends_before_it_logs_anything_says_nothing_of_pictures(tmp_path, capsys):
+    hook, runner = RunFolderHook(), runner_in(tmp_path)
+    hook.before_run(runner)
+    (tmp_path / 'log.jsonl').write_text('{"message": "a folder was made"}\n')
+    hook.on_exception(runner, ValueError('a broken image'))
+    assert capsys.readouterr().err == '' and not (tmp_path / 'curves.png').exists()
 
 
 def test_only_the_main_process_writes(tmp_path):
