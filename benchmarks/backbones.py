@@ -12,8 +12,8 @@ weights (ours read through the key map), and their logits are compared first.
 
 The limits are on the median family, and on the worst one, for each of the three. Compiling takes
 minutes on a CPU, so that ``--compiled`` names the families for which both sides are measured
-compiled as well; by default those below, ``--compiled all`` takes all. One thread each, turn by
-turn, in seconds of CPU: other programs on the machine disturb that least.
+compiled as well; by default one of each kind of network, ``--compiled all`` takes all. One thread
+each, turn by turn, in seconds of CPU: other programs on the machine disturb that least.
 
     python benchmarks/backbones.py
 """
@@ -45,8 +45,9 @@ from openlab.engine.loading import load_weights
 from openlab.zoo import index
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-COMPILED = ('resnet', 'mobilenet_v2')
+COMPILED = ('convnext', 'cspnet', 'levit', 'mobilenet_v2', 'repvgg', 'resnet', 'shufflenet_v2')
 SIZE, BATCH = 160, 2
+WRAPPERS = ('timm', 'torchvision', 'transformers')  # which hold the peer itself
 FIXED_SIZE = re.compile('vit|deit|beit|eva|swin|mixer|twins|efficientformer|hiera')
 MEDIAN, WORST = 1.0, 1.05
 
@@ -56,7 +57,9 @@ def proven() -> dict[str, tuple[str, dict[str, Any]]]:
     best: dict[str, tuple[int, str, dict[str, Any]]] = {}
     for name, record in index.checks().items():
         parts = record['config'].split('/')
-        if parts[0] != 'classification' or 'outputs' not in record['proof'] or not index.has(name):
+        if parts[0] != 'classification' or parts[1] in WRAPPERS or not index.has(name):
+            continue
+        if 'outputs' not in record['proof'] or 'part' in record:
             continue
         params = index.entry(name).get('params') or sys.maxsize
         if parts[1] not in best or (params, name) < best[parts[1]][:2]:
