@@ -106,8 +106,10 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
     'beit/': ({'size': ('base', 'large'), 'image_size': (224, 384, 512)},),
     'eva02/': ({'size': ('tiny', 'small', 'base', 'large'), 'image_size': (224, 336, 448)},),
     'swin/': ({'size': ('tiny', 'small', 'base', 'large'), 'window_size': (7, 12)},),
-    'swin_v2/': ({'size': ('tiny', 'small', 'base', 'large'), 'window_size': (8, 12, 16, 24),
-                  'trained_window': (None, (12, 12, 12, 6))},),
+    'swin_v2/': (
+        {'size': ('tiny', 'small', 'base', 'large'), ('window_size', 'trained_window'): (
+            (8, None), ((12, 12, 12, 6), None), ((16, 16, 16, 8), None),
+            ((16, 16, 16, 8), (12, 12, 12, 6)), ((24, 24, 24, 12), (12, 12, 12, 6)))},),
     'convnext/': ({'size': ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large',
                             'xlarge', 'huge')},),
     'mlp_mixer/': ({'size': ('small', 'base', 'large'), 'patch_size': (16, 32)},),
