@@ -34,6 +34,8 @@ DATA = (
     (r'coco', 'COCO'), (r'o365', 'Objects365'), (r'ssl_yfcc', 'YFCC'), (r'ade20k', 'ADE20K'),
 )
 
+EMBEDDINGS = (512, 640, 768, 1024, 1280)  # sizes of what images and texts share in CLIP
+
 
 def main() -> None:
     """Write a file for each module of ``timm.models``."""
@@ -68,7 +70,8 @@ def as_model(name: str, cfg: Any, params: int | None) -> dict[str, Any]:
     weights = [f'hf://{cfg.hf_hub_id}/{file}'] if cfg.hf_hub_id else []
     if cfg.url:
         weights.append(cfg.url)
-    is_classifier = bool(cfg.num_classes) and 'clip' not in name.partition('.')[2].split('_')
+    is_classifier = (bool(cfg.num_classes) and cfg.num_classes not in EMBEDDINGS
+                     and 'clip' not in name.partition('.')[2].split('_'))
     return {
         'name': name,
         'tasks': ['image classification' if is_classifier else 'representation learning'],
