@@ -35,6 +35,14 @@ class Timing:
         low, _, high = statistics.quantiles(self.seconds, n=4)
         return (high - low) / self.median
 
+    def over(self, other: Timing) -> float:
+        """Middle one of the ratios of each turn to the other's turn beside it.
+
+        A machine whose speed wanders slows both of them, which leaves the ratio.
+        """
+        return statistics.median(
+            a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
 
 def interleaved(
     contenders: Mapping[str, Callable[[], object]], turns: int = 7, warmup: int = 1,

@@ -180,7 +180,7 @@ def compare(report: Report, family: str, name: str, record: dict[str, Any], turn
             report.measured(f'{family} {kind} {phase} {side}', timing.median * 1e3, 'ms',
                             f'{memory[side] / 2**20:.1f} MiB'
                             + (f', {name}' if side == 'peer' else ''))
-        ratios[phase] = times['openlab'].median / times['peer'].median
+        ratios[phase] = times['openlab'].over(times['peer'])
         ratios[f'memory_{phase}'] = memory['openlab'] / memory['peer']
     print(f'  {family} {kind}: '
           + ', '.join(f'{what} {value:.3f}' for what, value in ratios.items()), flush=True)

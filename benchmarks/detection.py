@@ -337,7 +337,7 @@ def compare(report: Report, name: str, turns: int) -> None:
                            turns=turns, clock=time.process_time)
     for phase, times in (('train', training), ('infer', inference)):
         report.timings({f'{name} {phase} {side}': t for side, t in times.items()})
-        ratio = times['openlab'].median / times['torchvision'].median
+        ratio = times['openlab'].over(times['torchvision'])
         report.at_most(f'{name}_{phase}_over_torchvision', ratio, 1.0)
 
 
@@ -358,7 +358,7 @@ def main() -> int:
     """Compare every algorithm, or the named ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('names', nargs='*', help=f'of {", ".join(PAIRS)}; by default all')
-    parser.add_argument('--turns', type=int, default=9, help='of training; twice as many others')
+    parser.add_argument('--turns', type=int, default=13, help='of training; twice as many others')
     args = parser.parse_args()
     unknown = set(args.names) - set(PAIRS)
     if unknown:
