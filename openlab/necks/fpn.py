@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -107,6 +108,19 @@ class FPN(nn.Module):
         if self.extra == 'pool':
             outs.append(F.max_pool2d(outs[-1], 1, stride=2))
         elif self.extra == 'p6p7':
-            outs.append(self.p6(feats[-1] if self.extra_from == 'c5' else outs[-1]))
-            outs.append(self.p7(F.relu(outs[-1])))
+            outs.append(_in_full_precision(
+                self.p6, feats[-1] if self.extra_from == 'c5' else outs[-1]))
+            outs.append(_in_full_precision(self.p7, F.relu(outs[-1])))
         return tuple(outs)
+
+
+def _in_full_precision(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution out of the reach of autocast.
+
+    In bfloat16 the gradient of a kernel with stride 2 may be NaN on CPUs where the map is a single
+    place, as P6 of a small image is; these maps are too small to be worth the risk.
+    """
+    if not torch.is_autocast_enabled(x.device.type):
+        return conv(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return conv(x.to(conv.weight.dtype))
