@@ -45,7 +45,7 @@ from openlab.engine.loading import load_weights
 from openlab.zoo import index
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-COMPILED = ('convnext', 'cspnet', 'levit', 'mobilenet_v2', 'repvgg', 'resnet', 'shufflenet_v2')
+COMPILED = ('convnext', 'cspnet', 'levit', 'mobilenet_v2', 'resnet')
 SIZE, BATCH = 160, 2
 WRAPPERS = ('timm', 'torchvision', 'transformers')  # which hold the peer itself
 FIXED_SIZE = re.compile('vit|deit|beit|eva|swin|mixer|twins|efficientformer|hiera')
