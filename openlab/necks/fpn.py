@@ -120,7 +120,8 @@ def _in_full_precision(conv: nn.Conv2d, x: Tensor) -> Tensor:
     In bfloat16 the gradient of a kernel with stride 2 may be NaN on CPUs where the map is a single
     place, as P6 of a small image is; these maps are too small to be worth the risk.
     """
-    if not torch.is_autocast_enabled(x.device.type):
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return conv(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(kind, enabled=False):
         return conv(x.to(conv.weight.dtype))
