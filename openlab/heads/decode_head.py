@@ -5,7 +5,6 @@ B batch · K classes · H, W padded size of the network's input · h, w size of 
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -147,17 +146,11 @@ def resize_map_thinly(x: Tensor, size: Sequence[int] | torch.Size, step: int,
     """
     for side, begin in enumerate(place):
         x = x.transpose(-1, -2) if side else x
-        matrix = _resizing(x.shape[-2], size[side]).to(x)
-        x = (matrix[begin::step] @ x.contiguous())
+        unit = torch.eye(x.shape[-2], device=x.device)[None]
+        matrix = F.interpolate(unit, size=size[side], mode='linear', align_corners=False)[0].T
+        x = matrix[begin::step].to(x.dtype) @ x.contiguous()
         x = x.transpose(-1, -2) if side else x
     return x
-
-
-@functools.cache
-def _resizing(length: int, new_length: int) -> Tensor:
-    """The matrix (new_length, length) that resizes one side of a map."""
-    unit = torch.eye(length)[None]
-    return F.interpolate(unit, size=new_length, mode='linear', align_corners=False)[0].T
 
 
 def _with_ignored(truth: Tensor, function: nn.Module) -> Tensor:

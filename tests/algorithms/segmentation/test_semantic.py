@@ -216,6 +216,10 @@ def test_losses_of_every_second_pixel_are_on_average_those_of_all():
     ((6, 5), (13, 20), 3), ((16, 16), (8, 8), 2), ((7, 7), (7, 7), 2)])
 def test_thin_resizing_is_a_part_of_resizing(small, large, step):
     torch.manual_seed(0)
+    with torch.device('meta'):  # nothing of which may be kept for the tensors below
+        assert resize_map_thinly(torch.zeros(1, 3, *small), large, step, (0, 0)).is_meta
+    with torch.inference_mode():
+        resize_map_thinly(torch.zeros(1, 3, *small), large, step, (0, 0))
     x = torch.randn(2, 3, *small, requires_grad=True)
     for place in ((0, 0), (0, 1), (1, 0)):
         whole = resize_map(x, large)[..., place[0]::step, place[1]::step]
