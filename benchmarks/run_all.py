@@ -17,8 +17,9 @@ HEAD = """\
 # Benchmarks
 
 This page is written by `make bench`. Each benchmark measures its peers in the same run, in
-turns, and compares medians or turn by turn. A limit that is not kept is a `MISS` and makes the command fail.
-They are not part of the continuous checks, because a shared machine would make them lie.
+turns, and compares medians or turn by turn. A limit that is not kept is a `MISS` and makes
+the command fail. They are not part of the continuous checks, because a shared machine would
+make them lie.
 
 """
 
