@@ -1,12 +1,15 @@
 """FastViT: convolutions that fold into few, and attention at the end of the larger sizes.
 
-Vasu et al., FastViT: A Fast Hybrid Vision Transformer using Structural Reparameterization,
-https://arxiv.org/abs/2303.14189
+* Vasu et al., FastViT: A Fast Hybrid Vision Transformer using Structural Reparameterization,
+  https://arxiv.org/abs/2303.14189
+* Vasu et al., MobileCLIP: Fast Image-Text Models through Multi-Modal Reinforced Training,
+  https://arxiv.org/abs/2311.17049, and MobileCLIP2, https://arxiv.org/abs/2508.20691: the image
+  towers, whose patches have an activation and, in the later stages, squeeze and excitation
 
 Idea: places are mixed by a depthwise convolution whose residual, norm and parallel branches all
 fold into the one convolution once training is done (``deploy()``); so do the branches of the stem
 and of the patches between stages. Stages are counted by their stride, from 2 (stride 4) to 5
-(stride 32).
+(stride 32), in MobileCLIP2 to 6.
 
 B batch · C channels · H, W height and width of a map
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +28,43 @@ from openlab.layers.attention import Attention
 from openlab.layers.conv import ConvNormAct, fold_norm
 from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_transformer
+from openlab.layers.norm import LayerNorm2d
 from openlab.layers.reparam import RepConv, conv_of, identity_kernel
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 
-_SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], float, bool]] = {
-    # table 2: channels and blocks of each stage, ratio of the MLPs, attention in the last stage
-    't8': ((48, 96, 192, 384), (2, 2, 4, 2), 3, False),
-    't12': ((64, 128, 256, 512), (2, 2, 6, 2), 3, False),
-    's12': ((64, 128, 256, 512), (2, 2, 6, 2), 4, False),
-    'sa12': ((64, 128, 256, 512), (2, 2, 6, 2), 4, True),
-    'sa24': ((64, 128, 256, 512), (4, 4, 12, 4), 4, True),
-    'sa36': ((64, 128, 256, 512), (6, 6, 18, 6), 4, True),
-    'ma36': ((76, 152, 304, 608), (6, 6, 18, 6), 4, True),
+
+class _Size(NamedTuple):
+    """A published size."""
+
+    channels: tuple[int, ...]
+    num_blocks: tuple[int, ...]
+    mlp_ratio: float
+    with_attention: bool = False
+    patch_act: bool = False  # an activation between the two convolutions of patches
+    patch_se_from: int = 7  # stage from which on their first convolution squeezes and excites
+    stem_scale: bool = True  # a 1x1 branch beside each 3x3 convolution of the stem
+    attention_norm: type[nn.Module] = nn.BatchNorm2d
+
+
+_SIZES = {
+    # FastViT, table 2
+    't8': _Size((48, 96, 192, 384), (2, 2, 4, 2), 3),
+    't12': _Size((64, 128, 256, 512), (2, 2, 6, 2), 3),
+    's12': _Size((64, 128, 256, 512), (2, 2, 6, 2), 4),
+    'sa12': _Size((64, 128, 256, 512), (2, 2, 6, 2), 4, True),
+    'sa24': _Size((64, 128, 256, 512), (4, 4, 12, 4), 4, True),
+    'sa36': _Size((64, 128, 256, 512), (6, 6, 18, 6), 4, True),
+    'ma36': _Size((76, 152, 304, 608), (6, 6, 18, 6), 4, True),
+    # MobileCLIP S0 to S2
+    'mci0': _Size((64, 128, 256, 512), (2, 6, 10, 2), 3, True, True, 4),
+    'mci1': _Size((64, 128, 256, 512), (4, 12, 20, 4), 3, True, True, 4),
+    'mci2': _Size((80, 160, 320, 640), (4, 12, 24, 4), 3, True, True, 4),
+    # MobileCLIP2 S3 and S4
+    'mci3': _Size((96, 192, 384, 768, 1536), (2, 12, 24, 4, 2), 4, True, True,
+                  stem_scale=False, attention_norm=LayerNorm2d),
+    'mci4': _Size((128, 256, 512, 1024, 2048), (2, 12, 24, 4, 4), 4, True, True,
+                  stem_scale=False, attention_norm=LayerNorm2d),
 }
 _HEAD_DIM = 32
 _GELU = {'type': nn.GELU}
@@ -146,18 +173,19 @@ class FastViTBlock(nn.Module):
     Args:
         channels: channels of input and output (C).
         mlp_ratio: hidden channels of the MLP over ``channels``.
-        with_attention: mix places by attention, behind a norm and scaled.
+        attention_norm: mix places by attention, behind this norm and scaled; ``None`` mixes them
+            by ``RepMixer``.
         layer_scale: first value of the learned scales.
         drop_path: probability to leave out attention and MLP in training, each.
         deployed: build the folded mixer.
     """
 
-    def __init__(self, channels: int, mlp_ratio: float, with_attention: bool, layer_scale: float,
-                 drop_path: float = 0.0, deployed: bool = False):
+    def __init__(self, channels: int, mlp_ratio: float, attention_norm: type[nn.Module] | None,
+                 layer_scale: float, drop_path: float = 0.0, deployed: bool = False):
         super().__init__()
         self.mixer: RepMixer | None = None
-        if with_attention:
-            self.norm = nn.BatchNorm2d(channels)
+        if attention_norm is not None:
+            self.norm = attention_norm(channels)
             self.attn = Attention(channels, channels // _HEAD_DIM, qkv_bias=False)
             self.scale1 = nn.Parameter(torch.full((channels,), layer_scale))
         else:
@@ -214,15 +242,16 @@ _TIMM_KEYS = (
 
 @MODELS.register_module()
 class FastViT(nn.Module):
-    """FastViT-T8, -T12, -S12, -SA12, -SA24, -SA36 and -MA36, or any other size.
+    """FastViT-T8, -T12, -S12, -SA12, -SA24, -SA36 and -MA36, MCi0 to MCi4, or any other size.
 
     Args:
-        size: ``'t8'``, ``'t12'``, ``'s12'``, ``'sa12'``, ``'sa24'``, ``'sa36'`` or ``'ma36'``:
-            sets the next four where left out.
-        channels: channels of each stage.
+        size: ``'t8'``, ``'t12'``, ``'s12'``, ``'sa12'``, ``'sa24'``, ``'sa36'``, ``'ma36'``, or
+            one of MobileCLIP, ``'mci0'`` to ``'mci4'``: sets the next four where left out, and how
+            stem and patches are built.
+        channels: channels of each stage, four or five.
         num_blocks: blocks of each stage.
         mlp_ratio: hidden channels of the MLPs over those of their stage.
-        with_attention: attend in the last stage.
+        with_attention: attend from stage 5 on.
         in_channels: channels of the input.
         layer_scale: first value of the learned scales of the branches.
         drop_path: probability to drop the last block's branches in training; it rises linearly
@@ -230,8 +259,8 @@ class FastViT(nn.Module):
         output: ``'maps'`` are the maps of ``out_stages``; ``'expanded'`` is the last map after one
             more convolution, which doubles the channels, as published classifiers have it.
         deployed: build the folded form, for folded weights.
-        out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32). Sizes
-            of maps are rounded up.
+        out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32) or,
+            where there are five, 6 (stride 64); by default the last. Sizes of maps are rounded up.
 
     Attributes:
         out_channels: channels of each map that comes out.
@@ -246,7 +275,8 @@ class FastViT(nn.Module):
 
     def __init__(
         self,
-        size: Literal['t8', 't12', 's12', 'sa12', 'sa24', 'sa36', 'ma36'] = 't8',
+        size: Literal['t8', 't12', 's12', 'sa12', 'sa24', 'sa36', 'ma36', 'mci0', 'mci1', 'mci2',
+                      'mci3', 'mci4'] = 't8',
         channels: Sequence[int] | None = None,
         num_blocks: Sequence[int] | None = None,
         mlp_ratio: float | None = None,
@@ -256,7 +286,7 @@ class FastViT(nn.Module):
         drop_path: float = 0.0,
         output: Literal['maps', 'expanded'] = 'maps',
         deployed: bool = False,
-        out_stages: Sequence[int] = (5,),
+        out_stages: Sequence[int] | None = None,
     ):
         super().__init__()
         if size not in _SIZES:
@@ -264,36 +294,41 @@ class FastViT(nn.Module):
                              'give channels, num_blocks, mlp_ratio and with_attention')
         if output not in ('maps', 'expanded'):
             raise ValueError(f"output is 'maps' or 'expanded', not {output!r}")
-        widths, depths = tuple(channels or _SIZES[size][0]), tuple(num_blocks or _SIZES[size][1])
-        mlp_ratio = mlp_ratio or _SIZES[size][2]
+        table = _SIZES[size]
+        widths, depths = tuple(channels or table.channels), tuple(num_blocks or table.num_blocks)
+        mlp_ratio = mlp_ratio or table.mlp_ratio
         if with_attention is None:
-            with_attention = _SIZES[size][3]
-        if not len(widths) == len(depths) == 4:
-            raise ValueError(f'each of the 4 stages needs an entry in channels={widths} and '
+            with_attention = table.with_attention
+        if len(widths) != len(depths) or len(widths) not in (4, 5):
+            raise ValueError(f'each of the 4 stages (or 5) needs an entry in channels={widths} and '
                              f'num_blocks={depths}')
         if any(wide % narrow for narrow, wide in pairwise(widths)):
             raise ValueError(f'channels={widths} must each be a multiple of those before: patches '
                              'are cut channel by channel')
-        if with_attention and widths[-1] % _HEAD_DIM:
-            raise ValueError(f'channels[-1]={widths[-1]} must be a multiple of {_HEAD_DIM}, the '
-                             'size of a head of the attention')
-        self.out_stages = check_out_stages(out_stages, first=2, last=5)
-        if output == 'expanded' and self.out_stages != (5,):
-            raise ValueError(f"output='expanded' gives stage 5 only, not {self.out_stages}")
-        first = widths[0]
+        if with_attention and any(width % _HEAD_DIM for width in widths[3:]):
+            raise ValueError(f'channels={widths} must be multiples of {_HEAD_DIM} from stage 5 on, '
+                             'the size of a head of the attention')
+        last_stage = len(widths) + 1
+        self.out_stages = check_out_stages(out_stages or (last_stage,), first=2, last=last_stage)
+        if output == 'expanded' and self.out_stages != (last_stage,):
+            raise ValueError(f"output='expanded' gives stage {last_stage} only, not "
+                             f'{self.out_stages}')
+        first, sides = widths[0], (3, 1) if table.stem_scale else (3,)
         self.stem = nn.Sequential(
-            RepConv(in_channels, first, (3, 1), 2, act=_GELU, deployed=deployed),
-            RepConv(first, first, (3, 1), 2, groups=first, act=_GELU, deployed=deployed),
+            RepConv(in_channels, first, sides, 2, act=_GELU, deployed=deployed),
+            RepConv(first, first, sides, 2, groups=first, act=_GELU, deployed=deployed),
             RepConv(first, first, (1,), act=_GELU, deployed=deployed))
         probs = iter(drop_path_probs(drop_path, sum(depths)))
         self.stages = nn.ModuleList()
-        for i in range(self.out_stages[-1] - 1):
-            attends = with_attention and i == 3
-            position = PositionConv(widths[i], deployed) if attends else nn.Identity()
+        for stage in range(2, self.out_stages[-1] + 1):
+            i, attends = stage - 2, with_attention and stage >= 5
+            se_hidden = widths[i] // 4 if stage >= table.patch_se_from else 0
             self.stages.append(FastViTStage(
-                _patches(widths[i - 1], widths[i], deployed) if i else nn.Identity(), position,
-                [FastViTBlock(widths[i], mlp_ratio, attends, layer_scale, next(probs), deployed)
-                 for _ in range(depths[i])]))
+                _patches(widths[i - 1], widths[i], se_hidden, _GELU if table.patch_act else None,
+                         deployed) if i else nn.Identity(),
+                PositionConv(widths[i], deployed) if attends else nn.Identity(),
+                [FastViTBlock(widths[i], mlp_ratio, table.attention_norm if attends else None,
+                              layer_scale, next(probs), deployed) for _ in range(depths[i])]))
         self.final_conv: nn.Module | None = None
         self.out_channels = tuple(widths[s - 2] for s in self.out_stages)
         if output == 'expanded':
@@ -324,8 +359,9 @@ class FastViT(nn.Module):
                 part.deploy()
 
 
-def _patches(in_channels: int, out_channels: int, deployed: bool) -> nn.Module:
+def _patches(in_channels: int, out_channels: int, se_hidden: int, act: dict[str, Any] | None,
+             deployed: bool) -> nn.Module:
     """Overlapping patches of 7 x 7, each channel by itself, then all channels together."""
     return nn.Sequential(
-        RepConv(in_channels, out_channels, (7, 3), 2, in_channels, False, deployed=deployed),
+        RepConv(in_channels, out_channels, (7, 3), 2, in_channels, False, se_hidden, act, deployed),
         RepConv(out_channels, out_channels, (1,), act=_GELU, deployed=deployed))

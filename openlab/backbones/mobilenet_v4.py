@@ -15,7 +15,7 @@ B batch · C channels · M heads · D channels of a head · H, W height and widt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from openlab.layers.drop import DropPath, drop_path_probs
 from openlab.layers.init import init_conv_net
 from openlab.layers.mbconv import FusedMBConv
 from openlab.layers.norm import make_norm
+from openlab.layers.pool import BlurPool2d
 from openlab.registry import MODELS
 from openlab.zoo.key_map import KeyMap
 
@@ -131,7 +132,7 @@ class UniversalInvertedBottleneck(nn.Module):
         start: side of the filter before the expansion; 0 leaves it out.
         middle: side of the filter behind the expansion; 0 leaves it out.
         stride: step of the block, made by its last filter.
-        pool_down: make the step by average pooling behind the filter instead.
+        pool: ``'mean'`` or ``'blur'`` makes the step behind the filter, see ``MobileNetV4``.
         layer_scale: first value of the learned scale of the branch; ``None`` does without.
         drop_path: probability to leave the block out in training.
         norm: see ``make_norm``.
@@ -139,7 +140,7 @@ class UniversalInvertedBottleneck(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, hidden: int, start: int, middle: int,
-                 stride: int = 1, pool_down: bool = False, layer_scale: float | None = None,
+                 stride: int = 1, pool: str | None = None, layer_scale: float | None = None,
                  drop_path: float = 0.0, norm: dict[str, Any] | None = None,
                  act: dict[str, Any] | None = None):
         super().__init__()
@@ -150,12 +151,11 @@ class UniversalInvertedBottleneck(nn.Module):
         self.middle: nn.Module = nn.Identity()
         if start:
             self.start = _striding(
-                in_channels, in_channels, start, 1 if middle else stride, pool_down,
+                in_channels, in_channels, start, 1 if middle else stride, pool,
                 groups=in_channels, with_act=False, **style)
         self.expand = ConvNormAct(in_channels, hidden, 1, **style)
         if middle:
-            self.middle = _striding(hidden, hidden, middle, stride, pool_down, groups=hidden,
-                                    **style)
+            self.middle = _striding(hidden, hidden, middle, stride, pool, groups=hidden, **style)
         self.project = ConvNormAct(hidden, out_channels, 1, with_act=False, **style)
         self.scale = _scale(out_channels, layer_scale)
         self.drop_path = DropPath(drop_path)
@@ -222,14 +222,18 @@ def _scale(channels: int, value: float | None) -> nn.Parameter | None:
     return None if value is None else nn.Parameter(torch.full((channels,), value))
 
 
-def _striding(in_channels: int, out_channels: int, kernel: int, stride: int, pool_down: bool,
+def _striding(in_channels: int, out_channels: int, kernel: int, stride: int, pool: str | None,
               **arguments: Any) -> ConvNormAct:
-    """A convolution that steps, or one that does not with the mean of each window behind it."""
-    is_pooled = pool_down and stride > 1
+    """A convolution that steps, or one that does not with a pooling behind it that does."""
+    is_pooled = pool is not None and stride > 1
     conv = ConvNormAct(in_channels, out_channels, kernel, 1 if is_pooled else stride, **arguments)
     if is_pooled:
-        conv.add_module('pool', nn.AvgPool2d(stride))
+        conv.add_module('pool', _pooling(pool, stride))
     return conv
+
+
+def _pooling(pool: str | None, stride: int) -> nn.Module:
+    return BlurPool2d(stride) if pool == 'blur' else nn.AvgPool2d(stride)
 
 
 _KEYS = (
@@ -278,8 +282,8 @@ class MobileNetV4(nn.Module):
             multiples of 8.
         num_blocks: how many of the published blocks, from the first on, stages 2 to 5 have; by
             default all.
-        pool_down: halve maps by average pooling behind a convolution instead of by its stride,
-            except in the stem (published as ``aa``).
+        pool: what halves maps behind a convolution, in place of its stride, except in the stem:
+            ``'mean'`` of each window (published as ``aa``) or ``'blur'`` (``BlurPool2d``).
         in_channels: channels of the input.
         with_last: end stage 5 with the 1x1 convolution; detectors want it left out.
         drop_path: probability to drop the last block in training; it rises linearly from 0.
@@ -299,7 +303,7 @@ class MobileNetV4(nn.Module):
         size: str = 'conv_medium',
         width: float = 1.0,
         num_blocks: Sequence[int] | None = None,
-        pool_down: bool = False,
+        pool: Literal['mean', 'blur'] | None = None,
         in_channels: int = 3,
         with_last: bool = True,
         drop_path: float = 0.0,
@@ -310,6 +314,8 @@ class MobileNetV4(nn.Module):
         super().__init__()
         if size not in _SIZES:
             raise ValueError(f'MobileNetV4 has sizes {list(_SIZES)}, not {size!r}')
+        if pool not in (None, 'mean', 'blur'):
+            raise ValueError(f"pool is 'mean', 'blur' or None, not {pool!r}")
         table = _SIZES[size]
         self.out_stages = check_out_stages(out_stages, first=1, last=5)
         num_blocks = tuple(num_blocks or (len(rows) for rows in table.stages))
@@ -329,20 +335,19 @@ class MobileNetV4(nn.Module):
                 stride, prob = 2 if j == 0 else 1, next(probs)
                 out = round_channels(width * (row.channels if isinstance(row, _Conv) else base))
                 if isinstance(row, _Conv):
-                    block: nn.Module = _striding(channels, out, row.kernel, stride, pool_down,
-                                                 **style)
+                    block: nn.Module = _striding(channels, out, row.kernel, stride, pool, **style)
                 elif isinstance(row, _MQA):
                     block = MobileAttention(channels, *row, table.layer_scale, prob, norm)
                 elif isinstance(row, _Fused):
                     hidden = round_channels(channels * row.ratio)
-                    block = FusedMBConv(channels, out, hidden, stride=1 if pool_down else stride,
+                    block = FusedMBConv(channels, out, hidden, stride=1 if pool else stride,
                                         drop_path=prob, **style)
-                    if pool_down:
-                        block.expand.add_module('pool', nn.AvgPool2d(stride))
+                    if pool:
+                        block.expand.add_module('pool', _pooling(pool, stride))
                 else:
                     hidden = round_channels(channels * row.ratio)
                     block = UniversalInvertedBottleneck(
-                        channels, out, hidden, row.start, row.middle, stride, pool_down,
+                        channels, out, hidden, row.start, row.middle, stride, pool,
                         table.layer_scale, prob, **style)
                 blocks.append(block)
                 channels = out

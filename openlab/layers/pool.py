@@ -1,10 +1,11 @@
-"""Turn a map into one vector."""
+"""Turn a map into one vector, or into a smaller map."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlab.registry import MODELS
@@ -58,3 +59,28 @@ class GeMPool(nn.Module):
             return x
         p = self.p.float()
         return x.flatten(2).float().clamp(min=self.eps).pow(p).mean(2).pow(1 / p).to(x.dtype)
+
+
+class BlurPool2d(nn.Module):
+    """Take every n-th place of a map that was smoothed by 3 x 3 binomial weights first.
+
+    Zhang, Making Convolutional Networks Shift-Invariant Again, https://arxiv.org/abs/1904.11486.
+    Around the map there are zeros.
+
+    Args:
+        stride: step between two places.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, stride: int = 2):
+        super().__init__()
+        self.stride = stride
+        row = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer('kernel', torch.outer(row, row)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H / stride, W / stride), sizes rounded up."""
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, -1, -1, -1)
+        return F.conv2d(x, kernel, stride=self.stride, padding=1, groups=channels)

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import LayerNorm2d
 from timm.models.fastvit import FastVit, RepConditionalPosEnc
 from timm.utils.model import reparameterize_model
 
@@ -8,7 +9,8 @@ from openlab.backbones.fastvit import FastViT
 from tests.backbones.parity import assert_equal_to_peer, assert_names_fit, count, key_map
 
 SMALL = {'channels': (4, 8, 16, 32), 'num_blocks': (1, 1, 2, 2), 'mlp_ratio': 2}
-SIZES = ['t8', 't12', 's12', 'sa12', 'sa24', pytest.param('sa36', marks=pytest.mark.slow), 'ma36']
+SIZES = ['t8', 't12', 's12', 'sa12', 'sa24', pytest.param('sa36', marks=pytest.mark.slow), 'ma36',
+         'mci0', 'mci1', 'mci2', 'mci3', 'mci4']
 
 
 def small_peer(with_attention, num_classes=7):
@@ -24,6 +26,52 @@ def small_peer(with_attention, num_classes=7):
 def test_fastvit_equals_timm_with_the_same_weights(with_attention):
     ours = FastViT(**SMALL, with_attention=with_attention, output='expanded')
     assert_equal_to_peer(ours, small_peer(with_attention), key_map(FastViT, 'timm'), size=80)
+
+
+def mobile_clip_peer(num_stages):
+    """MobileCLIP's network of four stages, or MobileCLIP2's of five."""
+    if num_stages == 4:
+        own = {'se_downsamples': (False, False, True, True)}
+    else:
+        own = {'norm_layer': LayerNorm2d, 'stem_use_scale_branch': False,
+               'downsamples': (False, True, True, True, True), 'se_downsamples': (False,) * 5}
+    attends = [i >= 3 for i in range(num_stages)]
+    return FastVit(
+        layers=(1,) * num_stages, embed_dims=(16, 32, 64, 128, 256)[:num_stages],
+        mlp_ratios=(2,) * num_stages, lkc_use_act=True, num_classes=7,
+        token_mixers=tuple('attention' if yes else 'repmixer' for yes in attends),
+        pos_embs=tuple(RepConditionalPosEnc if yes else None for yes in attends), **own)
+
+
+def mobile_clip(num_stages, **arguments):
+    return FastViT('mci0' if num_stages == 4 else 'mci3', (16, 32, 64, 128, 256)[:num_stages],
+                   (1,) * num_stages, 2, **arguments)
+
+
+@pytest.mark.parametrize('num_stages', [4, 5])
+def test_image_towers_of_mobile_clip_equal_timm_with_the_same_weights(num_stages):
+    assert_equal_to_peer(mobile_clip(num_stages, output='expanded'), mobile_clip_peer(num_stages),
+                         key_map(FastViT, 'timm'), size=144)
+
+
+@pytest.mark.parametrize('num_stages', [4, 5])
+def test_deployed_image_towers_of_mobile_clip_give_equal_outputs(num_stages):
+    net = with_random_numbers(mobile_clip(num_stages, output='expanded')).double()
+    images = torch.randn(2, 3, 128, 192).double()
+    before = net(images)[0]
+    net.deploy()
+    torch.testing.assert_close(net(images)[0], before)
+    other = mobile_clip(num_stages, output='expanded', deployed=True).double().eval()
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(other(images)[0], before)
+
+
+def test_a_network_of_five_stages_gives_a_sixth_map():
+    net = mobile_clip(5, out_stages=(2, 3, 4, 5, 6))
+    maps = net(torch.randn(2, 3, 128, 64))
+    assert [m.shape[1] for m in maps] == list(net.out_channels) == [16, 32, 64, 128, 256]
+    assert [(128 // m.shape[2], 64 // m.shape[3]) for m in maps] == [(s, s) for s in net.strides]
+    assert mobile_clip(5).strides == (64,)
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -107,8 +155,10 @@ def test_stages_after_the_last_wanted_one_are_not_built():
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'size': 's24'}, "not 's24'"), ({'output': 'map'}, "not 'map'"),
     ({'channels': (8, 16)}, 'each of the 4 stages'),
+    ({'size': 'mci3', 'channels': (32, 64, 128, 256)}, 'each of the 4 stages'),
+    ({'size': 'mci3', 'output': 'expanded', 'out_stages': (5,)}, 'stage 6 only'),
     ({'channels': (8, 16, 24, 48)}, 'a multiple of those before'),
-    ({'size': 'sa12', 'channels': (5, 10, 20, 40)}, 'multiple of 32'),
+    ({'size': 'sa12', 'channels': (5, 10, 20, 40)}, 'multiples of 32'),
     ({'output': 'expanded', 'out_stages': (4,)}, 'stage 5 only'),
     ({'out_stages': (1,)}, 'within 2 to 5')])
 def test_wrong_arguments_are_refused_with_what_is_accepted(arguments, message):

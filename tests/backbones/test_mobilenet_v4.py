@@ -37,9 +37,10 @@ def test_narrow_sizes_equal_timm_with_the_same_weights(size):
     assert_equal_to_peer(ours, peer, fitting_map(peer), **IMAGES, head=head(ours))
 
 
-def test_a_network_that_pools_instead_of_striding_equals_timm_with_the_same_weights():
-    peer = narrow_peer('conv_medium', 0.35, aa_layer='avg')
-    ours = MobileNetV4('conv_medium', 0.35, pool_down=True)
+@pytest.mark.parametrize(('pool', 'theirs'), [('mean', 'avg'), ('blur', 'blurpc')])
+def test_a_network_that_pools_instead_of_striding_equals_timm_with_the_same_weights(pool, theirs):
+    peer = narrow_peer('conv_medium', 0.35, aa_layer=theirs)
+    ours = MobileNetV4('conv_medium', 0.35, pool=pool)
     assert_equal_to_peer(ours, peer, fitting_map(peer), **IMAGES, head=head(ours))
 
 
