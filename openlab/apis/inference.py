@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from openlab import device as chips
+from openlab.apis.gallery import Gallery
 from openlab.apis.image_inputs import BadInput, ChannelOrder, InputImage, count, read
+from openlab.apis.probe import embedder
 from openlab.apis.result_files import ResultFiles
 from openlab.config import load_config
 from openlab.config.build import build, resolve_type
@@ -52,12 +54,14 @@ class Recipe:
         weights: where its weights are; a state dict works too.
         metadata: what the checkpoint says about itself.
         name: what to call it.
+        part: the module that the weights fill, if not the whole model.
     """
 
     cfg: Mapping[str, Any]
     weights: Any
     metadata: dict[str, Any]
     name: str
+    part: str | None = None
 
 
 class Inferencer:
@@ -73,11 +77,15 @@ class Inferencer:
         classes: names of the classes; by default those the checkpoint knows.
         precision: ``'fp32'``, ``'bf16'`` or ``'fp16'``.
         overrides: edits of a config file, as on the command line.
+        gallery: images to search through (whatever a call takes): each prediction then names
+            those most alike, by the cosine of what ``extract_features`` takes of a model, instead
+            of a class. Any network will do, backbones without a head too.
 
     Attributes:
         model: the network, in evaluation mode.
         classes: names of the classes, empty where unknown.
         report: what was loaded.
+        gallery: the images to search through.
         skipped: name and reason of each input of the last call that was passed over.
         results_file: the JSON that the last call wrote.
     """
@@ -91,19 +99,21 @@ class Inferencer:
         classes: Sequence[str] | None = None,
         precision: Precision = 'fp32',
         overrides: Sequence[str] = (),
+        gallery: Any = None,
     ):
-        recipe = find_recipe(config, weights, overrides)
+        recipe = find_recipe(config, weights, overrides, with_parts=gallery is not None)
         self.cfg = recipe.cfg
         self.name = recipe.name
         self.device = torch.device(device) if device is not None else chips.get_device()
         setup_environment(self.cfg.get('custom_imports'))
         self.model: nn.Module = build(self.cfg['model'], MODELS, 'model')
-        self.report: LoadReport = load_weights(self.model, recipe.weights)
+        filled = getattr(self.model, recipe.part) if recipe.part else self.model
+        self.report: LoadReport = load_weights(filled, recipe.weights)
         self.model.to(self.device).eval()
         found = self.report.metadata.get('classes') or recipe.metadata.get('classes')
         self.classes = tuple(classes or found or _classes_in(self.cfg))
         self._check_classes()
-        if self.classes and hasattr(self.model, 'describe'):
+        if self.classes and hasattr(self.model, 'describe') and gallery is None:
             self.model.describe(self.classes)
         self.pipeline = Compose(inference_pipeline(self.cfg))
         self.skipped: list[tuple[str, str]] = []
@@ -111,6 +121,10 @@ class Inferencer:
         self._collate = _collate_of(self.cfg)
         self._autocast: Callable[[], AbstractContextManager[Any]] = autocast(
             self.device.type, precision)
+        self._embed = None if gallery is None else embedder(self.model)
+        self.gallery: Gallery | None = None
+        if gallery is not None:
+            self.gallery = self._gallery_of(gallery)
 
     def __call__(self, images: Any, batch_size: int = 16, out_dir: str | Path | None = None,
                  **options: Any) -> list[DataSample]:
@@ -126,7 +140,9 @@ class Inferencer:
         Returns:
             A sample for each image, in order, on the CPU. Boxes, points and masks are in pixels
             of the original image; ``meta`` has ``classes``, and ``class_name`` where there is a
-            label.
+            label. Of a search, ``extra`` has ``embedding`` (D,), ``matches`` (places in the
+            gallery, the most alike first) and ``match_scores`` (their cosines), ``meta`` their
+            names as ``matches``.
         """
         return list(self.stream(images, batch_size, out_dir, **options))
 
@@ -160,7 +176,8 @@ class Inferencer:
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         self.skipped = []
-        files = None if out_dir is None else ResultFiles(out_dir, self._info(), topk, draw)
+        files = None if out_dir is None else ResultFiles(out_dir, self._info(), topk, draw,
+                                                         self.gallery)
         inputs = self._readable(read(images, channel_order), on_error)
         with _progress(images, batch_size, progress) as advance:
             for source, sample in self._predicted(inputs, batch_size):
@@ -170,6 +187,17 @@ class Inferencer:
                 yield sample
         if files is not None:
             self.results_file = files.close(self.skipped)
+
+    def _gallery_of(self, images: Any) -> Gallery:
+        """Embed the images to search through."""
+        gallery = Gallery()
+        inputs = self._readable(read(images), 'raise')
+        with _progress(images, 1, None, 'gallery') as advance:
+            for source, sample in self._predicted(inputs, 16):
+                gallery.add(source.name, source.image, sample.extra['embedding'])
+                advance()
+        gallery.close()
+        return gallery
 
     def _readable(self, inputs: Iterable[InputImage | BadInput],
                   on_error: str) -> Iterator[InputImage]:
@@ -232,11 +260,22 @@ class Inferencer:
         batch = (to_device(batch, self.device) if preprocessor is None
                  else preprocessor(batch, False))
         with self._autocast():
-            predictions = self.model(**batch, mode='predict')
+            predictions = (self.model(**batch, mode='predict') if self._embed is None
+                           else self._search(self._embed(batch['inputs']), batch['samples']))
         return {
             number: (source, self._finished(prediction))
             for (number, source, _), prediction in zip(group, predictions)
         }
+
+    def _search(self, embeddings: Tensor, samples: Sequence[DataSample]) -> list[DataSample]:
+        """What of the gallery, as far as there is one yet, is like each image."""
+        found = [DataSample(meta=dict(sample.meta), extra={'embedding': embedding.float()})
+                 for sample, embedding in zip(samples, embeddings)]
+        if self.gallery is not None:
+            for sample, scores, matches in zip(found, *self.gallery.search(embeddings)):
+                sample.extra |= {'matches': matches, 'match_scores': scores}
+                sample.meta['matches'] = [self.gallery.names[int(i)] for i in matches]
+        return found
 
     def _finished(self, sample: DataSample) -> DataSample:
         """On the CPU, in pixels of the original image, with names."""
@@ -260,13 +299,15 @@ class Inferencer:
             )
 
 
-def find_recipe(config: Any, weights: Any = None, overrides: Sequence[str] = ()) -> Recipe:
+def find_recipe(config: Any, weights: Any = None, overrides: Sequence[str] = (),
+                with_parts: bool = False) -> Recipe:
     """Find config and weights from what a user gives.
 
     Args:
         config: see ``Inferencer``.
         weights: see ``Inferencer``.
         overrides: edits of a config file.
+        with_parts: take weights of the zoo that fill a part of a network only.
 
     Raises:
         FileNotFoundError: if there is nothing of that name.
@@ -275,9 +316,10 @@ def find_recipe(config: Any, weights: Any = None, overrides: Sequence[str] = ())
     if isinstance(config, Mapping):
         cfg = config
     elif is_zoo_name(config):
-        found = recipe_of(config, overrides)
+        found = recipe_of(config, overrides, with_parts)
         chosen = found.weights if weights is None else _best_of(weights)
-        return Recipe(found.cfg, chosen, {'classes': found.classes}, found.name)
+        return Recipe(found.cfg, chosen, {'classes': found.classes}, found.name,
+                      found.part if weights is None else None)
     elif _names_checkpoint(Path(config)):
         return _from_checkpoint(Path(config), weights, overrides)
     else:
@@ -411,8 +453,8 @@ def _shape(inputs: Any) -> Any:
 
 
 @contextmanager
-def _progress(images: Any, batch_size: int,
-              wanted: bool | None) -> Iterator[Callable[[], None]]:
+def _progress(images: Any, batch_size: int, wanted: bool | None,
+              title: str = 'predict') -> Iterator[Callable[[], None]]:
     total = count(images) if wanted is not False else None
     if wanted is None:
         wanted = sys.stderr.isatty() and (total is None or total > batch_size)
@@ -422,9 +464,9 @@ def _progress(images: Any, batch_size: int,
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = ('predict', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task('predict', total=total)
+        task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
 
 

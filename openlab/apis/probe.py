@@ -98,7 +98,7 @@ def extract_features(model: nn.Module, loader: Iterable[Any], layer: str | None 
     from openlab.apis.visualization import preprocess
 
     model.eval()
-    embed = _embedder(model, layer)
+    embed = embedder(model, layer)
     feats: list[Tensor] = []
     labels: list[int] = []
     for data_batch in loader:
@@ -116,7 +116,8 @@ def extract_features(model: nn.Module, loader: Iterable[Any], layer: str | None 
     return torch.stack(feats), torch.tensor(labels)
 
 
-def _embedder(model: nn.Module, layer: str | None) -> Callable[[Any], Tensor]:
+def embedder(model: nn.Module, layer: str | None = None) -> Callable[[Any], Tensor]:
+    """What makes a vector (B, D) of each image, see ``extract_features``."""
     if layer is not None:
         return _layer_embedder(model, layer)
     for name in ('embed', 'encode_images'):

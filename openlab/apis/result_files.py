@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openlab.apis.gallery import Gallery
 from openlab.apis.image_inputs import InputImage
 from openlab.structures.data_sample import DataSample
 from openlab.visualization.draw import draw_sample
@@ -26,11 +27,11 @@ def plain_result(sample: DataSample, topk: int = 5) -> dict[str, Any]:
 
     Args:
         sample: with ``classes`` in its ``meta`` where names are known.
-        topk: how many class probabilities to list.
+        topk: how many class probabilities, or images found, to list.
 
     Returns:
         ``image`` and ``size`` (H, W) besides what the task gives: ``label``, ``class``,
-        ``score`` and ``top``; ``objects``; ``semantic_map`` as run lengths; ``text``.
+        ``score`` and ``top``; ``objects``; ``semantic_map`` as run lengths; ``text``; ``matches``.
     """
     classes = sample.meta.get('classes') or ()
     result: dict[str, Any] = {'image': sample.meta.get('img_path') or sample.meta.get('name')}
@@ -55,6 +56,10 @@ def plain_result(sample: DataSample, topk: int = 5) -> dict[str, Any]:
         result['semantic_map'] = run_lengths(sample.semantic_map)
     if sample.text is not None:
         result['text'] = sample.text
+    if 'matches' in sample.meta:
+        scores = sample.extra['match_scores'].tolist()
+        result['matches'] = [{'image': name, 'score': _rounded(score)}
+                             for name, score in zip(sample.meta['matches'][:topk], scores)]
     return result
 
 
@@ -102,15 +107,17 @@ class ResultFiles:
         info: what to say about model and weights at the head of the JSON.
         topk: how many class probabilities to list.
         draw: also draw each image, and each frame into an annotated video.
+        gallery: has pictures of what a search found.
     """
 
     def __init__(self, folder: str | Path, info: dict[str, Any], topk: int = 5,
-                 draw: bool = True):
+                 draw: bool = True, gallery: Gallery | None = None):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.info = info
         self.topk = topk
         self.draw = draw
+        self.gallery = gallery
         self.results: list[dict[str, Any]] = []
         self._names: set[str] = set()
         self._video: tuple[str, cv2.VideoWriter, tuple[int, int], str] | None = None
@@ -119,11 +126,17 @@ class ResultFiles:
         """Take in one prediction."""
         result = plain_result(sample, self.topk)
         if self.draw:
-            picture = draw_sample(source.image, sample, sample.meta.get('classes'))
+            picture = self._picture(source, sample)
             drawing = (self._write_frame(source, picture) if source.video is not None
                        else self._write_image(source, picture))
             result['drawing'] = drawing
         self.results.append(result)
+
+    def _picture(self, source: InputImage, sample: DataSample) -> np.ndarray:
+        if self.gallery is None:
+            return draw_sample(source.image, sample, sample.meta.get('classes'))
+        return self.gallery.draw(source.image, sample.extra['matches'][:self.topk].tolist(),
+                                 sample.extra['match_scores'].tolist())
 
     def close(self, skipped: Sequence[tuple[str, str]] = ()) -> Path:
         """Finish videos and write the JSON.

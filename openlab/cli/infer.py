@@ -20,9 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--device', help='cpu, cuda:0 ...; by default what this machine has')
     parser.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), default='fp32')
-    parser.add_argument('--topk', type=int, default=3, help='classes to show for each image')
+    parser.add_argument('--topk', type=int, default=3,
+                        help='classes, or images of the gallery, to show for each image')
     parser.add_argument('--classes', nargs='+', metavar='NAME',
                         help='names of the classes, instead of those in the checkpoint')
+    parser.add_argument('--gallery', nargs='+', metavar='IMAGE',
+                        help='name the most alike of these images (files, folders, globs) instead '
+                             'of a class; any network will do')
     parser.add_argument('--skip-bad', action='store_true',
                         help='list files that cannot be read instead of stopping at them')
     parser.add_argument('--no-draw', action='store_true', help='with --out: only results.json')
@@ -44,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.topk < 1:
         raise ValueError(f'--topk must be at least 1, not {args.topk}')
     model = Inferencer(args.model, args.weights, device=args.device, classes=args.classes,
-                       precision=args.precision, overrides=args.overrides)
+                       precision=args.precision, overrides=args.overrides,
+                       gallery=args.gallery)
     print(model.report.summary(), file=sys.stderr)
     results = [
         plain_result(sample, args.topk)
@@ -83,6 +88,8 @@ def _name(result: dict[str, Any]) -> str:
 
 
 def _found(result: dict[str, Any]) -> str:
+    if 'matches' in result:
+        return '  '.join(f'{m["image"]} {m["score"]:.3f}' for m in result['matches'])
     if 'top' in result:
         return '  '.join(f'{t["class"]} {t["score"]:.3f}' for t in result['top'])
     if 'objects' in result:

@@ -31,12 +31,14 @@ class ZooRecipe:
         cfg: its config, with the preprocessing of its weights.
         weights: the file.
         classes: names of the classes; empty where they are not known.
+        part: the module that the weights fill, if not the whole network.
     """
 
     name: str
     cfg: dict[str, Any]
     weights: Path
     classes: tuple[str, ...]
+    part: str | None = None
 
 
 def is_zoo_name(source: Any) -> bool:
@@ -46,12 +48,13 @@ def is_zoo_name(source: Any) -> bool:
     return source.startswith(SCHEME) or ('://' not in source and has(source))
 
 
-def recipe_of(name: str, overrides: Sequence[str] = ()) -> ZooRecipe:
+def recipe_of(name: str, overrides: Sequence[str] = (), with_parts: bool = False) -> ZooRecipe:
     """The recipe of an entry; its weights are downloaded where they have to be.
 
     Args:
         name: an entry's name, with or without ``zoo://``.
         overrides: edits of the config, as on the command line.
+        with_parts: take entries, too, that fill a part of a network only.
 
     Raises:
         ValueError: if there is no such entry, or it is only listed.
@@ -59,16 +62,17 @@ def recipe_of(name: str, overrides: Sequence[str] = ()) -> ZooRecipe:
     model = entry(name.removeprefix(SCHEME))
     cfg = config_of(model, overrides)
     part = model.get('check', {}).get('part')
-    if part:
+    if part and not with_parts:
         raise ValueError(
             f'{model["name"]} holds a {part} and no head, so that it says nothing of an image by '
             f'itself; openlab train CONFIG --set model.{part}={model["name"]} trains a head on it, '
-            f'openlab probe measures what its features know')
+            f'openlab probe measures what its features know, openlab infer ... --gallery FOLDER '
+            f'finds like images')
     files = fetch_weights(model['name'])
     if len(files) > 1:
         raise ValueError(f'{model["name"]} consists of {len(files)} files; only models of one file '
                          'run by name')
-    return ZooRecipe(model['name'], cfg, files[0], classes_of(model))
+    return ZooRecipe(model['name'], cfg, files[0], classes_of(model), part)
 
 
 def config_of(model: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -371,3 +371,56 @@ def test_importing_openlab_stays_free_of_torch_until_the_inferencer_is_asked_for
     code = ('import sys, openlab; assert "torch" not in sys.modules; '
             'openlab.Inferencer; assert "torch" in sys.modules')
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+
+
+class ChannelMeans(BrightestChannel):
+    """Its embedding is the mean of each channel."""
+
+    def embed(self, inputs):
+        return self.scale * inputs.float().mean((2, 3))
+
+
+@pytest.fixture
+def search(folder):
+    cfg = {**CONFIG, 'model': {**CONFIG['model'], 'type': ChannelMeans}}
+    return Inferencer(cfg, {'scale': torch.ones(())}, device='cpu', gallery=folder)
+
+
+def test_a_search_names_the_most_alike_images_of_a_gallery(search, folder):
+    query = np.full((30, 20, 3), (10, 120, 60), np.uint8)
+    [sample] = search(query)
+    files = [str(folder / name) for name in ('b.png', 'sub/c.png', 'a.png')]
+    assert sample.meta['matches'] == files
+    assert sample.extra['matches'].tolist() == [1, 2, 0]
+    expected = np.array((10, 120, 60), float)
+    of_gallery = np.array([np.asarray(Image.open(f).resize((8, 8), Image.BILINEAR), float)
+                           .mean((0, 1)) for f in files])
+    cosines = of_gallery @ expected / np.linalg.norm(of_gallery, axis=1) / np.linalg.norm(expected)
+    torch.testing.assert_close(sample.extra['match_scores'].double(), torch.tensor(cosines),
+                               atol=0.01, rtol=0)
+    assert sample.label is None
+
+
+def test_a_search_writes_what_it_found_and_draws_it(search, folder, tmp_path):
+    search(folder / 'a.png', out_dir=tmp_path / 'out', topk=2)
+    written = json.loads((tmp_path / 'out' / 'results.json').read_text('utf-8'))
+    [result] = written['results']
+    assert [m['image'] for m in result['matches']] == [str(folder / 'a.png'),
+                                                       str(folder / 'b.png')]
+    assert result['matches'][0]['score'] == pytest.approx(1)
+    drawing = cv2.imread(str(tmp_path / 'out' / result['drawing']))
+    blue, red = ((drawing[..., c] > 150) & (drawing[..., 2 - c] < 60) for c in (0, 2))
+    green = (drawing[..., 1] > 150) & (drawing[..., 2] < 60)
+    assert red.any() and green.any() and not blue.any()  # the query and two of three
+
+
+def test_an_empty_gallery_is_refused(tmp_path, folder):
+    cfg = {**CONFIG, 'model': {**CONFIG['model'], 'type': ChannelMeans}}
+    with pytest.raises(ValueError, match='gallery holds no image'):
+        Inferencer(cfg, {'scale': torch.ones(())}, device='cpu', gallery=[])
+
+
+def test_a_network_without_features_is_no_search(folder):
+    cfg = {**CONFIG, 'model': {**CONFIG['model'], 'type': BrightestChannel}}
+    with pytest.raises(ValueError, match='neither embed nor a backbone'):
+        Inferencer(cfg, {'scale': torch.ones(())}, device='cpu', gallery=folder)

@@ -79,6 +79,22 @@ def test_the_command_runs_a_name(predict, photographs, tmp_path, capsys):
     assert 'espresso' in capsys.readouterr().out
 
 
+def test_a_name_finds_a_turned_and_cropped_photograph_in_a_gallery(predict, photographs,
+                                                                   tmp_path, capsys):
+    from skimage import data, io
+
+    gallery = {**photographs, 'astronaut': data.astronaut(), 'rocket': data.rocket(),
+               'retina': data.retina()[:400, :400]}
+    (tmp_path / 'gallery').mkdir()
+    for name, image in gallery.items():
+        io.imsave(tmp_path / 'gallery' / f'{name}.png', image, check_contrast=False)
+    io.imsave(tmp_path / 'query.png', photographs['cat'][20:280, 60:400][:, ::-1])
+    assert main(['infer', 'mobilenet-v2', str(tmp_path / 'query.png'), '--device', 'cpu',
+                 '--gallery', str(tmp_path / 'gallery')]) == 0
+    found = capsys.readouterr().out.split()
+    assert found[1] == str(tmp_path / 'gallery' / 'cat.png') and float(found[2]) > 0.8
+
+
 def test_a_name_is_a_source_of_weights_for_training(predict):
     from openlab.config.build import build
     from openlab.registry import MODELS
