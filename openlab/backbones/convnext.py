@@ -34,6 +34,7 @@ _SIZES: dict[str, tuple[int, tuple[int, ...]]] = {  # channels of the first stag
     'large': (192, (3, 3, 27, 3)),
     'xlarge': (256, (3, 3, 27, 3)),
     'huge': (352, (3, 3, 27, 3)),
+    'xxlarge': (384, (3, 4, 30, 3)),
 }
 _EPS = 1e-6
 
@@ -65,13 +66,14 @@ class ConvNeXtBlock(nn.Module):
         layer_scale: first value of a learned scale of the branch; ``None`` does without.
         with_grn: global response normalisation inside the MLP.
         drop_path: probability to leave the block out in training.
+        norm_eps: added to the variance in norms.
     """
 
     def __init__(self, channels: int, layer_scale: float | None = 1e-6, with_grn: bool = False,
-                 drop_path: float = 0.0):
+                 drop_path: float = 0.0, norm_eps: float = _EPS):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
-        self.norm = nn.LayerNorm(channels, eps=_EPS)
+        self.norm = nn.LayerNorm(channels, eps=norm_eps)
         self.fc1 = nn.Linear(channels, 4 * channels)
         self.act = nn.GELU()
         self.grn = GlobalResponseNorm(4 * channels) if with_grn else nn.Identity()
@@ -97,6 +99,7 @@ _TIMM_KEYS = (
     (r'\.conv_dw\.', '.depthwise.'),
     (r'\.mlp\.', '.'),
     (r'^head\.norm\.', 'norms.5.'),
+    (r'^head\.pre_logits\.fc\.', '../head.hidden.0.'),
     (r'^head\.fc\.', '../head.fc.'),
 )
 _TORCHVISION_KEYS = (
@@ -132,13 +135,15 @@ class ConvNeXt(nn.Module):
 
     Args:
         size: ``'atto'``, ``'femto'``, ``'pico'``, ``'nano'``, ``'tiny'``, ``'small'``,
-            ``'base'``, ``'large'``, ``'xlarge'`` or ``'huge'``: sets the next two.
+            ``'base'``, ``'large'``, ``'xlarge'``, ``'huge'`` or ``'xxlarge'`` (of OpenCLIP): sets
+            the next two.
         base_channels: channels of the first stage; each further stage doubles them.
         num_blocks: blocks of each stage.
         version: 2 has global response normalisation and no layer scale.
         in_channels: channels of the input.
         layer_scale: first value of the learned scales of version 1.
         drop_path: probability to drop the last block in training; it rises linearly from 0.
+        norm_eps: added to the variance in norms, against division by zero.
         output: ``'mean'`` is one vector (B, C), the last map averaged, then normalised, for a
             classifier; ``'maps'`` are the normalised maps of ``out_stages``.
         out_stages: stages whose maps come out, rising, from 2 (stride 4) to 5 (stride 32), where
@@ -167,6 +172,7 @@ class ConvNeXt(nn.Module):
         in_channels: int = 3,
         layer_scale: float | None = 1e-6,
         drop_path: float = 0.0,
+        norm_eps: float = _EPS,
         output: Literal['mean', 'maps'] = 'mean',
         out_stages: Sequence[int] | None = None,
     ):
@@ -190,19 +196,19 @@ class ConvNeXt(nn.Module):
             out = base_channels * 2**i
             if i == 0:
                 self.downsamples.append(nn.Sequential(
-                    nn.Conv2d(channels, out, 4, 4), LayerNorm2d(out, eps=_EPS)))
+                    nn.Conv2d(channels, out, 4, 4), LayerNorm2d(out, eps=norm_eps)))
             else:
                 self.downsamples.append(nn.Sequential(
-                    LayerNorm2d(channels, eps=_EPS), nn.Conv2d(channels, out, 2, 2)))
+                    LayerNorm2d(channels, eps=norm_eps), nn.Conv2d(channels, out, 2, 2)))
             self.stages.append(nn.Sequential(*(
                 ConvNeXtBlock(out, layer_scale if version == 1 else None, version == 2,
-                              next(probs)) for _ in range(num))))
+                              next(probs), norm_eps) for _ in range(num))))
             channels = out
         self.out_channels = tuple(base_channels * 2**(s - 2) for s in self.out_stages)
         self.strides = tuple(2**s for s in self.out_stages)
         norm = nn.LayerNorm if output == 'mean' else LayerNorm2d
         self.norms = nn.ModuleDict({
-            str(s): norm(c, eps=_EPS) for s, c in zip(self.out_stages, self.out_channels)})
+            str(s): norm(c, eps=norm_eps) for s, c in zip(self.out_stages, self.out_channels)})
         for part in self.modules():
             if isinstance(part, (nn.Conv2d, nn.Linear)):
                 nn.init.trunc_normal_(part.weight, std=0.02)

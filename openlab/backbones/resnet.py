@@ -9,7 +9,7 @@
 A stem, then four stages of residual blocks, each stage at half the resolution of the one before.
 Stages are counted as the paper counts them: the stem is stage 1, the first residual stage is 2
 (stride 4) and the last is 5 (stride 32). As everywhere since, a bottleneck strides in its 3x3
-convolution and not, as in the paper, in its first one.
+convolution (v1b); the paper's (v1) strides in its first one (``stride_in_conv1=True``).
 
 B batch · C channels · H, W height and width of a map
 """
@@ -96,13 +96,14 @@ class Bottleneck(nn.Module):
     Args:
         in_channels: channels of the input map.
         width: a quarter of the channels that come out.
-        stride: step of the 3x3 convolution.
+        stride: step of the 3x3 convolution, or of the first.
         dilation: ignored, the one 3x3 convolution has ``first_dilation``.
         first_dilation: dilation of the 3x3 convolution.
         groups: groups of the 3x3 convolution.
         width_per_group: channels of each group where ``width`` is 64.
         avg_down: average in the shortcut before its convolution instead of striding.
         se_reduction: channels over channels of the bottleneck of squeeze and excitation.
+        stride_in_conv1: the first convolution has the stride.
         drop_path: probability to leave the block out in training.
         norm: see ``make_norm``.
         act: see ``make_act``.
@@ -121,6 +122,7 @@ class Bottleneck(nn.Module):
         width_per_group: int = 64,
         avg_down: bool = False,
         se_reduction: int | None = None,
+        stride_in_conv1: bool = False,
         drop_path: float = 0.0,
         norm: dict[str, Any] | None = None,
         act: dict[str, Any] | None = None,
@@ -129,8 +131,9 @@ class Bottleneck(nn.Module):
         style: dict[str, Any] = {'norm': norm, 'act': act}
         inner = width * width_per_group // 64 * groups
         out = width * self.expansion
-        self.conv1 = ConvNormAct(in_channels, inner, 1, **style)
-        self.conv2 = ConvNormAct(inner, inner, 3, stride, dilation=first_dilation, groups=groups,
+        first, second = (stride, 1) if stride_in_conv1 else (1, stride)
+        self.conv1 = ConvNormAct(in_channels, inner, 1, first, **style)
+        self.conv2 = ConvNormAct(inner, inner, 3, second, dilation=first_dilation, groups=groups,
                                  **style)
         self.conv3 = ConvNormAct(inner, out, 1, with_act=False, **style)
         self.se = SqueezeExcite(out, out // se_reduction) if se_reduction else nn.Identity()
@@ -205,6 +208,13 @@ _RESNET_D_KEYS = (
     (r'\.downsample\.1\.', '.shortcut.conv.'),
     (r'\.downsample\.2\.', '.shortcut.norm.'),
 )
+_LEGACY_KEYS = (
+    (r'^layer0\.conv1\.', 'stem.0.conv.'),
+    (r'^layer0\.bn1\.', 'stem.0.norm.'),
+    (r'\.se_module\.', '.se.'),
+    *_PLAIN_KEYS,
+    (r'^last_linear\.', '../head.fc.'),
+)
 _TRANSFORMERS_KEYS = (
     (r'^resnet\.', ''),
     (r'^encoder\.stages\.(\d+)\.layers\.', r'stages.\1.'),
@@ -258,6 +268,9 @@ class ResNet(nn.Module):
         output_stride: 8 or 16 keep the resolution from there on and dilate instead.
         avg_down: average in shortcuts before their convolution (ResNet-D).
         se_reduction: squeeze and excitation in each block with this reduction (SE-ResNet: 16).
+        stride_in_conv1: bottlenecks stride in their first convolution, as first published, and
+            not in the 3x3 one.
+        pool_ceil: the stem's max pooling has no border and rounds sizes up, as in Caffe.
         drop_path: probability to drop the last block in training; it rises linearly from 0.
         zero_init_last: start each residual branch at zero, which steadies early training.
         center_images: subtract the mean of each channel over the image first; for data whose
@@ -275,6 +288,7 @@ class ResNet(nn.Module):
     weights = (
         KeyMap('torchvision', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
         KeyMap('timm', _PLAIN_KEYS, signature=(r'^conv1\.weight', r'^layer1\.0\.')),
+        KeyMap('timm_senet', _LEGACY_KEYS, signature=(r'^layer0\.conv1\.', r'\.se_module\.')),
         KeyMap('timm_resnet_c', _RESNET_C_KEYS,
                signature=(r'^conv1\.6\.', r'^layer\d\.0\.downsample\.0\.')),
         KeyMap('timm_resnet_d', _RESNET_D_KEYS, signature=(r'^conv1\.6\.', r'^layer1\.0\.')),
@@ -300,6 +314,8 @@ class ResNet(nn.Module):
         output_stride: Literal[8, 16, 32] = 32,
         avg_down: bool = False,
         se_reduction: int | None = None,
+        stride_in_conv1: bool = False,
+        pool_ceil: bool = False,
         drop_path: float = 0.0,
         zero_init_last: bool = True,
         center_images: bool = False,
@@ -318,7 +334,12 @@ class ResNet(nn.Module):
         # A stage after the last wanted one would cost time and never get a gradient.
         num_blocks = num_blocks[: max(self.out_stages[-1] - 1, 0)]
 
-        self.stem = make_stem(stem, in_channels, stem_channels or base_channels, norm, act)
+        if stride_in_conv1 and make_block is BasicBlock:
+            raise ValueError('stride_in_conv1 is about bottlenecks; basic blocks do so anyway')
+        own: dict[str, Any] = {'stride_in_conv1': True} if stride_in_conv1 else {}
+
+        self.stem = make_stem(stem, in_channels, stem_channels or base_channels, norm, act,
+                              pool_ceil)
         channels = stem_channels or base_channels
         stem_stride = {'conv3': 1, 'conv3s2': 2}.get(stem, 4)
         probs = iter(drop_path_probs(drop_path, sum(num_blocks)))
@@ -339,7 +360,8 @@ class ResNet(nn.Module):
                     dilation=dilation,
                     first_dilation=first_dilation if j == 0 else dilation,
                     groups=groups, width_per_group=width_per_group, avg_down=avg_down,
-                    se_reduction=se_reduction, drop_path=next(probs), norm=norm, act=act))
+                    se_reduction=se_reduction, drop_path=next(probs), norm=norm, act=act,
+                    **own))
                 channels = base_channels * 2**i * make_block.expansion
             self.stages.append(blocks)
             stage_channels.append(channels)
@@ -374,13 +396,13 @@ class ResNet(nn.Module):
 
 
 def make_stem(kind: str, in_channels: int, channels: int, norm: dict[str, Any] | None,
-              act: dict[str, Any] | None) -> nn.Sequential:
+              act: dict[str, Any] | None, pool_ceil: bool = False) -> nn.Sequential:
     """What comes before the residual stages."""
     style: dict[str, Any] = {'norm': norm, 'act': act}
     if kind in ('conv3', 'conv3s2'):
         stride = 2 if kind == 'conv3s2' else 1
         return nn.Sequential(ConvNormAct(in_channels, channels, 3, stride, **style))
-    pool = nn.MaxPool2d(3, stride=2, padding=1)
+    pool = nn.MaxPool2d(3, stride=2, padding=0 if pool_ceil else 1, ceil_mode=pool_ceil)
     if kind == 'conv7':
         return nn.Sequential(ConvNormAct(in_channels, channels, 7, 2, **style), pool)
     if kind == 'deep':

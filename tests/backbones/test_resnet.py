@@ -20,9 +20,14 @@ def test_resnet_equals_torchvision_with_the_same_weights(depth):
     ('resnet50s', 'timm_resnet_c', {'depth': 50, 'stem': 'deep', 'stem_channels': 128}),
     ('seresnet50', 'timm', {'depth': 50, 'se_reduction': 16}),
     ('resnext50_32x4d', 'timm', {'depth': 50, 'groups': 32, 'width_per_group': 4}),
+    ('legacy_seresnet50', 'timm_senet',
+     {'depth': 50, 'se_reduction': 16, 'stride_in_conv1': True, 'pool_ceil': True}),
+    ('legacy_seresnext26_32x4d', 'timm_senet',
+     {'block': 'bottleneck', 'num_blocks': (2, 2, 2, 2), 'groups': 32, 'width_per_group': 4,
+      'se_reduction': 16, 'pool_ceil': True}),
 ])
 def test_resnet_equals_timm_with_the_same_weights(name, source, arguments):
-    peer = timm.create_model(name, num_classes=7)
+    peer = timm.create_model(name, num_classes=7, drop_rate=0.0)
     # 64 px: at 32 the last maps are one pixel, whose batch statistics magnify rounding.
     assert_equal_to_peer(ResNet(**arguments), peer, key_map(ResNet, source), size=64)
 

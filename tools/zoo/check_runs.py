@@ -56,22 +56,28 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
     'resnet/wide_resnet': ({'depth': (50, 101)},),
     'resnext/': ({'depth': (50, 101), **_GROUPS, ('stem', 'avg_down'): (('conv7', False),
                                                                         ('deep', True))},),
-    'seresnet/seresnet50': ({'depth': (18, 34, 50, 101, 152),
-                             ('stem', 'avg_down'): (('conv7', False), ('deep', True))},),
+    'seresnet/seresnet50': (
+        {'depth': (18, 34, 50, 101, 152), ('stem', 'avg_down'): (('conv7', False), ('deep', True))},
+        {'depth': (50, 101, 152), ('stride_in_conv1', 'pool_ceil'): ((True, True),)}),
     'seresnet/seresnext': (
         {'depth': (50, 101), **_GROUPS, ('stem', 'avg_down'): (('conv7', False), ('deep', True))},
         {('block', 'num_blocks'): (('bottleneck', (2, 2, 2, 2)),),
-         ('stem', 'avg_down'): (('conv7', False), ('deep', True))}),
+         ('stem', 'avg_down'): (('conv7', False), ('deep', True))},
+        {'depth': (50, 101), 'pool_ceil': (True,)},
+        {('block', 'num_blocks'): (('bottleneck', (2, 2, 2, 2)),), 'pool_ceil': (True,)}),
     'res2net/': (
         {'depth': (50, 101),
          ('slice_width', 'num_slices'): ((26, 4), (14, 8), (26, 6), (26, 8), (48, 2)),
          ('stem', 'avg_down'): (('conv7', False), ('deep', True))},),
+    'repvgg/': ({'size': ('a0', 'a1', 'a2', 'b0', 'b1', 'b1g2', 'b1g4', 'b2', 'b2g4', 'b3',
+                          'b3g4', 'd2se')},),
     'vgg/': ({'depth': (11, 13, 16, 19), 'with_norm': (True, False)},),
     'densenet/': ({'depth': (121, 161, 169, 201)},),
     'efficientnet/': ({'size': _EFFICIENTNETS, 'padding': ('symmetric', 'same')},),
     'regnet/': ({'size': tuple(f'{kind}_{size}' for kind in 'xy' for size in (
         '200mf', '400mf', '600mf', '800mf', '1.6gf', '3.2gf', '4.0gf', '4gf', '6.4gf', '8gf',
-        '8.0gf', '12gf', '16gf', '32gf', '128gf')), 'round_half_up': (False, True)},),
+        '8.0gf', '12gf', '16gf', '32gf', '64gf', '128gf', '256gf')),
+        'round_half_up': (False, True)},),
     'vit/vit_': (
         {'size': _VIT_SIZES, 'patch_size': (8, 14, 16, 32), 'image_size': (224, 384, 448, 512)},
         {_VIT_SHAPE: ((512, 12, 8, 4.0), (640, 12, 10, 4.0), (320, 14, 5, 5.6), (512, 20, 8, 4.0),
@@ -87,7 +93,10 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
         {'size': ('base', 'large', 'huge'), 'patch_size': (14, 16), 'image_size': (224, 448),
          **_NORMED_MEAN},
         {'size': ('base', 'large', 'huge'), 'patch_size': (14, 16), 'output': ('mean',),
-         'image_size': (196, 224, 336, 448)}),
+         'image_size': (196, 224, 336, 448)},
+        {'size': ('small', 'base', 'large'), 'image_size': (240,),
+         'with_prefix_position': (False,)},
+        {'size': ('base',), 'qkv_bias': (False,)}),
     'deit/': ({'size': ('tiny', 'small', 'base'), 'image_size': (224, 384)},),
     'deit3/': ({'size': _VIT_SIZES, 'image_size': (224, 384), 'patch_size': (14, 16)},),
     'dinov2/': (
@@ -95,10 +104,16 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
          ('num_registers', 'with_prefix_position'): ((0, True), (4, False))},
         {'size': ('giant',), 'image_size': (518,), 'with_gated_mlp': (True,),
          ('num_registers', 'with_prefix_position'): ((0, True), (4, False))}),
-    'clip/': ({'size': ('base', 'large', 'huge'), 'patch_size': (14, 16, 32),
-               'image_size': (224, 256, 336, 378, 384, 448)},),
+    'clip/': (
+        {'size': ('base', 'large', 'huge'), 'patch_size': (14, 16, 32),
+         'image_size': (224, 256, 336, 378, 384, 448)},
+        {_VIT_SHAPE: ((256, 10, 4, 4.0), (512, 12, 8, 4.0), (640, 12, 10, 4.0), (896, 12, 14, 4.0),
+                      (1408, 40, 16, 48 / 11), (1664, 48, 16, 64 / 13)),
+         'patch_size': (14, 16, 32), 'image_size': (224, 240, 378)}),
     'siglip/': (
         {'size': ('base', 'large'), 'patch_size': (16, 32), 'image_size': (224, 256, 384, 512),
+         'output': ('attention_pool', 'normed_mean')},
+        {_VIT_SHAPE: ((1536, 40, 16, 4.0),), 'image_size': (256, 384),
          'output': ('attention_pool', 'normed_mean')},
         {_VIT_SHAPE: ((1152, 27, 16, 3.7362),), 'patch_size': (14, 16),
          'image_size': (224, 256, 378, 384, 448, 512, 896),
@@ -110,8 +125,12 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
         {'size': ('tiny', 'small', 'base', 'large'), ('window_size', 'trained_window'): (
             (8, None), ((12, 12, 12, 6), None), ((16, 16, 16, 8), None),
             ((16, 16, 16, 8), (12, 12, 12, 6)), ((24, 24, 24, 12), (12, 12, 12, 6)))},),
-    'convnext/': ({'size': ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large',
-                            'xlarge', 'huge')},),
+    'convnext/': (
+        {'size': ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large', 'xlarge',
+                  'huge')},
+        {'size': ('xxlarge',), 'norm_eps': (1e-5,)},
+        {'size': ('large',), ('head.type', 'head.hidden_channels', 'head.act'): (
+            ('openlab.heads.mlp_head.MLPHead', (1536,), {'type': 'torch.nn.GELU'}),)}),
     'mlp_mixer/': ({'size': ('small', 'base', 'large'), 'patch_size': (16, 32)},),
     'twins/': ({'size': ('pcpvt_small', 'pcpvt_base', 'pcpvt_large', 'svt_small', 'svt_base',
                          'svt_large')},),
