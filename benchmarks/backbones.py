@@ -10,10 +10,9 @@ weights (ours read through the key map), and their logits are compared first.
 * Memory: the most that tensors take during either beyond what is there before it, from torch's own
   record of every allocation.
 
-The limits are on the median family, and on the worst one, for each of the three. Compiling takes
-minutes on a CPU, so that ``--compiled`` names the families for which both sides are measured
-compiled as well; by default one of each kind of network, ``--compiled all`` takes all. One thread
-each, turn by turn, in seconds of CPU: other programs on the machine disturb that least.
+The limits are on the median family, and on the worst one, for each of the three. One thread each,
+turn by turn, in seconds of CPU: other programs on the machine disturb that least. Each family has
+a process of its own. ``backbones_compiled.py`` does the same with both sides compiled.
 
     python benchmarks/backbones.py
 """
@@ -21,15 +20,18 @@ each, turn by turn, in seconds of CPU: other programs on the machine disturb tha
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -45,11 +47,17 @@ from openlab.engine.loading import load_weights
 from openlab.zoo import index
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-COMPILED = ('convnext', 'cspnet', 'levit', 'mobilenet_v2', 'resnet')
 SIZE, BATCH = 160, 2
 WRAPPERS = ('timm', 'torchvision', 'transformers')  # which hold the peer itself
 FIXED_SIZE = re.compile('vit|deit|beit|eva|swin|mixer|twins|efficientformer|hiera')
 MEDIAN, WORST = 1.0, 1.05
+
+
+class Comparison(NamedTuple):
+    """What was measured of one family."""
+
+    lines: list[tuple[str, float, str, str]]  # name, value, unit, remark
+    ratios: dict[str, float]  # ours over the peer's
 
 
 def proven() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -147,9 +155,11 @@ def train_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[],
     return step
 
 
-def compare(report: Report, family: str, name: str, record: dict[str, Any], turns: int,
-            compiled: bool) -> dict[str, float]:
-    """Ratios of ours to the peer by what is measured."""
+def compare(family: str, name: str, record: dict[str, Any], turns: int,
+            compiled: bool) -> Comparison:
+    """Measure both sides."""
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
     sides = {'peer': without_dropout(make_peer(name))}
     sides['openlab'] = without_dropout(make_ours(record, sides['peer']))
     size = image_size(name)
@@ -162,7 +172,7 @@ def compare(report: Report, family: str, name: str, record: dict[str, Any], turn
         raise RuntimeError(f'{family}: the logits of {name} differ by {gap:.2g}')
     run = {k: torch.compile(m, dynamic=False) for k, m in sides.items()} if compiled else sides
     kind = 'compiled' if compiled else 'eager'
-    ratios = {}
+    lines, ratios = [], {}
     for phase in ('infer', 'train'):
         is_training = phase == 'train'
         for model in sides.values():
@@ -177,14 +187,20 @@ def compare(report: Report, family: str, name: str, record: dict[str, Any], turn
         num = turns if is_training else 4 * turns
         times = interleaved(calls, turns=num, clock=time.process_time)
         for side, timing in times.items():
-            report.measured(f'{family} {kind} {phase} {side}', timing.median * 1e3, 'ms',
-                            f'{memory[side] / 2**20:.1f} MiB'
-                            + (f', {name}' if side == 'peer' else ''))
+            remark = f'{memory[side] / 2**20:.1f} MiB' + (f', {name}' if side == 'peer' else '')
+            lines.append((f'{family} {kind} {phase} {side}', timing.median * 1e3, 'ms', remark))
         ratios[phase] = times['openlab'].over(times['peer'])
         ratios[f'memory_{phase}'] = memory['openlab'] / memory['peer']
-    print(f'  {family} {kind}: '
-          + ', '.join(f'{what} {value:.3f}' for what, value in ratios.items()), flush=True)
-    return ratios
+    return Comparison(lines, ratios)
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a process of its own; ``None`` if that dies."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            return None
 
 
 def limit(report: Report, kind: str, ratios: dict[str, dict[str, float]]) -> None:
@@ -196,42 +212,34 @@ def limit(report: Report, kind: str, ratios: dict[str, dict[str, float]]) -> Non
         report.at_most(f'{kind}_{what}_worst_{worst}', values[worst], WORST)
 
 
-def chosen(parser: argparse.ArgumentParser, names: Sequence[str], known: Sequence[str],
-           default: Sequence[str]) -> list[str]:
-    """The named families; 'all', or nothing said, where that is meant."""
-    if list(names) == ['all']:
-        return list(known)
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        parser.error(f'{", ".join(unknown)}: no such family; there are {", ".join(known)}')
-    return list(names) if names else [family for family in default if family in known]
-
-
-def main() -> int:
+def main(compiled: bool = False) -> int:
     """Compare all families, or the named ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('names', nargs='*', help='families, by default all')
     parser.add_argument('--turns', type=int, default=7,
                         help='of training; four times as many others')
-    parser.add_argument('--compiled', nargs='*', default=None, metavar='FAMILY',
-                        help=f'families to compile, or all; by default {", ".join(COMPILED)}')
     args = parser.parse_args()
-    warnings.simplefilter('ignore')
-    torch.set_num_threads(1)
     peers = proven()
-    families = chosen(parser, args.names, list(peers), list(peers))
-    to_compile = chosen(parser, args.compiled or (), list(peers), COMPILED)
-    if args.compiled is None and args.names:
-        to_compile = []
-    report = Report(f'backbones: one image forward, {BATCH} to train, one thread')
-    for kind, wanted in (('eager', families), ('compiled', to_compile)):
-        ratios = {}
-        for family in wanted:
-            ratios[family] = compare(report, family, *peers[family], args.turns,
-                                     kind == 'compiled')
-            torch._dynamo.reset()
-        if ratios:
-            limit(report, kind, ratios)
+    unknown = sorted(set(args.names) - set(peers))
+    if unknown:
+        parser.error(f'{", ".join(unknown)}: no such family; there are {", ".join(peers)}')
+    kind = 'compiled' if compiled else 'eager'
+    report = Report(f'backbones, {kind}: one image forward, {BATCH} to train, one thread')
+    found, died = {}, []
+    for family in args.names or peers:
+        result = apart(compare, family, *peers[family], args.turns, compiled)
+        if result is None:
+            died.append(family)
+            print(f'  {family} {kind}: the process died', flush=True)
+            continue
+        for line in result.lines:
+            report.measured(*line)
+        found[family] = result.ratios
+        print(f'  {family} {kind}: ' + ', '.join(
+            f'{what} {value:.3f}' for what, value in result.ratios.items()), flush=True)
+    if found:
+        limit(report, kind, found)
+    report.at_most(f'{kind}_died', len(died), 0)
     return report.finish()
 
 

@@ -33,8 +33,14 @@ def run(script: Path) -> tuple[int, str]:
     """Run one benchmark; return its exit code and what it printed."""
     path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get('PYTHONPATH')])])
     env = {**os.environ, 'PYTHONPATH': path}
-    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=env)
-    return done.returncode, done.stdout
+    lines = []
+    with subprocess.Popen([sys.executable, '-u', str(script)], stdout=subprocess.PIPE, text=True,
+                          env=env) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end='', flush=True)
+            lines.append(line)
+    return process.returncode, ''.join(lines)
 
 
 def limits(text: str) -> list[list[str]]:
@@ -76,8 +82,9 @@ def main() -> int:
     for script in chosen:
         start = time.perf_counter()
         code, text = run(script)
-        text += f'took {time.perf_counter() - start:.0f} s\n'
-        print(text, flush=True)
+        took = f'took {time.perf_counter() - start:.0f} s\n'
+        print(took, flush=True)
+        text += took
         failed += code != 0
         sections[script.stem] = section(script, code, text)
     if args.write:

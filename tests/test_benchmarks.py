@@ -1,4 +1,5 @@
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -87,8 +88,8 @@ def script(name):
     return importlib.import_module(f'benchmarks.{name}')
 
 
-@pytest.mark.parametrize('name', ['annotation_memory', 'backbones', 'coco_metric', 'detection',
-                                  'language'])
+@pytest.mark.parametrize('name', ['annotation_memory', 'backbones', 'backbones_compiled',
+                                  'coco_metric', 'detection', 'language'])
 def test_scripts_are_known_to_the_runner_and_take_turns(helpers, name, monkeypatch, capsys):
     _, run_all = helpers
     assert name in {path.stem for path in run_all.benchmarks()}
@@ -127,6 +128,12 @@ def test_limits_are_on_the_median_and_the_worst_family(helpers, capsys):
     assert report.finish() == 1
     assert capsys.readouterr().out.splitlines()[-2:] == [
         'eager_infer_median 0.98 1 ok', 'eager_infer_worst_c 1.06 1.05 MISS']
+
+
+def test_a_family_has_a_process_that_may_die():
+    backbones = script('backbones')
+    assert backbones.apart(os._exit, 1) is None
+    assert backbones.apart(os.getpid) != os.getpid()
 
 
 def test_detectors_are_compared_in_any_order_of_their_detections():
