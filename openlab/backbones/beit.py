@@ -118,6 +118,17 @@ _DROPS = (
     (r'relative_position_index$', 'computed from the grid'),
     (r'^mask_token$', 'only masked pre-training has masked patches'),
 )
+# Pre-training shares one table of biases between all blocks. Blocks by heads, of BEiT-B and -L:
+_DEPTHS = {12: 12, 16: 24}
+
+
+def _own_tables(table: Tensor) -> dict[str, Tensor]:
+    """A table for each block, as they have it from fine-tuning on."""
+    return {f'blocks.{i}.attn.position_bias': table.clone()
+            for i in range(_DEPTHS.get(table.shape[1], 12))}
+
+
+_SHARED_TABLE = ((r'^rel_pos_bias\.position_bias$', _own_tables),)
 _TIMM_KEYS = (
     (r'^cls_token$', 'class_token'),
     (r'^pos_embed$', 'position'),
@@ -168,9 +179,9 @@ class BEiT(nn.Module):
     """
 
     weights = (
-        KeyMap('timm', _TIMM_KEYS, _DROPS,
+        KeyMap('timm', _TIMM_KEYS, _DROPS, transforms=_SHARED_TABLE,
                signature=(r'^cls_token$', r'^blocks\.0\.attn\.q_bias$')),
-        KeyMap('openmmlab', _OPENMMLAB_KEYS, _DROPS,
+        KeyMap('openmmlab', _OPENMMLAB_KEYS, _DROPS, transforms=_SHARED_TABLE,
                signature=(r'^cls_token$', r'^layers\.0\.attn\.q_bias$')),
     )
 

@@ -183,6 +183,7 @@ class VisionTransformer(nn.Module):
         KeyMap('timm', _TIMM_KEYS, merges=((r'^pool\.(q|kv)\.', 'pool.qkv.', ('q', 'kv')),),
                signature=(r'^pos_embed$', r'^blocks\.0\.attn\.qkv')),
         KeyMap('openmmlab', _OPENMMLAB_KEYS,
+               drops=((r'^mask_token$', 'only masked pre-training has masked patches'),),
                signature=(r'^pos_embed$', r'^layers\.0\.attn\.qkv\.', r'^layers\.0\.ln1\.')),
         KeyMap('transformers', _TRANSFORMERS_KEYS,
                drops=((r'mask_token$', 'only masked pre-training has masked patches'),),

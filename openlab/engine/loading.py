@@ -219,24 +219,37 @@ def _candidates(
     """Ways to read ``state``: (in words, renamed state, dropped keys with reason)."""
     for unwrapped_label, unwrapped in _unwrapped(state):
         yield unwrapped_label, unwrapped, {}
-        for prefix, maps in [('', list(key_maps)), *_maps_of(model)]:
-            for key_map in maps:
-                if not key_map.matches(unwrapped):
-                    continue
-                renamed = key_map.apply_at(prefix, unwrapped)
-                dropped = key_map.dropped(unwrapped)
-                _map_parts(model, renamed, dropped, key_map.source, prefix)
-                label = _joined(unwrapped_label, f'key map {key_map.source!r}',
-                                f'for {prefix.rstrip(".")}' if prefix else '')
-                yield label, renamed, dropped
+        for label, renamed, dropped in _mapped(model, unwrapped, key_maps):
+            yield _joined(unwrapped_label, label), renamed, dropped
         for part in _parts(model, unwrapped):
+            if part in _WRAPPERS and all(key.startswith(part) for key in unwrapped):
+                continue  # the next one of these
             inside = {k.removeprefix(part): v for k, v in unwrapped.items() if k.startswith(part)}
             outside = {k: 'another part of the model it comes from'
                        for k in unwrapped if not k.startswith(part)}
-            yield _joined(unwrapped_label, f'prefix {part!r} removed'), inside, outside
+            removed = _joined(unwrapped_label, f'prefix {part!r} removed')
+            yield removed, inside, outside
+            for label, renamed, dropped in _mapped(model, inside, key_maps):
+                yield (_joined(removed, label), renamed,
+                       {**outside, **{part + key: why for key, why in dropped.items()}})
         for child in dict(model.named_children()):
             yield (_joined(unwrapped_label, f'prefix {child + "."!r} added'),
                    {f'{child}.{k}': v for k, v in unwrapped.items()}, {})
+
+
+def _mapped(
+    model: nn.Module, state: Mapping[str, Tensor], key_maps: Sequence[KeyMap]
+) -> Iterator[tuple[str, dict[str, Tensor], dict[str, str]]]:
+    """What each key map that knows ``state`` makes of it, as in ``_candidates``."""
+    for prefix, maps in [('', list(key_maps)), *_maps_of(model)]:
+        for key_map in maps:
+            if not key_map.matches(state):
+                continue
+            renamed = key_map.apply_at(prefix, state)
+            dropped = key_map.dropped(state)
+            _map_parts(model, renamed, dropped, key_map.source, prefix)
+            yield (_joined(f'key map {key_map.source!r}',
+                           f'for {prefix.rstrip(".")}' if prefix else ''), renamed, dropped)
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:

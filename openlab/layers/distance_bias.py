@@ -24,6 +24,10 @@ class DistanceBias(nn.Module):
     On a map of another size the table is interpolated: what was learned for the furthest key then
     holds for the furthest key.
 
+    Looking up takes a share of the time of a small network, so that ``eval()`` does it once for
+    all. Weights that change in evaluation mode are noticed, but not by compiled code: that needs
+    another ``eval()`` then.
+
     Args:
         num_heads: number of heads (h).
         grid: (H, W) that distances are learned for.
@@ -38,10 +42,37 @@ class DistanceBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(num_heads, grid[0] * grid[1]))
         self.register_buffer('index', distance_index(grid, stride), persistent=False)
         self.register_load_state_dict_pre_hook(_fit_table)
+        self.register_load_state_dict_post_hook(_look_up_again)
+        self._known: Tensor | None = None
+        self._known_of: tuple[int, int] | None = None
+
+    def train(self, mode: bool = True) -> DistanceBias:
+        """Look all biases up for evaluation; training looks them up anew each time."""
+        super().train(mode)
+        self._known = self._known_of = None
+        # Sharded tables are whole within forward only, others are no parameters but stand in.
+        if not mode and type(self.table) is nn.Parameter and not self.table.is_inference():
+            with torch.inference_mode(False), torch.no_grad():
+                self._known = bias_of_pairs(self.table, self.index)
+            self._known_of = _state_of(self.table)
+        return self
+
+    def _is_known(self) -> bool:
+        if self._known is None or torch.is_grad_enabled() or torch.jit.is_tracing():
+            return False
+        if type(self.table) is not nn.Parameter:
+            return False
+        if torch.compiler.is_compiling():
+            return (not torch.compiler.is_exporting() and self._known.dtype == self.table.dtype
+                    and self._known.device == self.table.device)
+        return self._known_of == _state_of(self.table)
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
         """Bias (h, M, N) of a map of ``grid``."""
         if grid == self.grid:
+            if self._is_known():
+                assert self._known is not None
+                return self._known
             return bias_of_pairs(self.table, self.index)
         table = resize_distance_table(self.table, self.grid, grid)
         return bias_of_pairs(table, distance_index(grid, self.stride, table.device))
@@ -85,6 +116,16 @@ def distance_index(grid: tuple[int, int], stride: int = 1,
         gaps.append((key[::stride, None] - key[None, :]).abs())
     index = gaps[0][:, None, :, None] * grid[1] + gaps[1][None, :, None, :]
     return index.flatten(2).flatten(0, 1)
+
+
+def _look_up_again(module: nn.Module, *_: Any) -> None:
+    """Weights have come in."""
+    module.train(module.training)
+
+
+def _state_of(table: Tensor) -> tuple[int, int]:
+    """Changes with the values of a table, and with the memory that they stand in."""
+    return table.data_ptr(), table._version
 
 
 def resize_distance_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -21,11 +21,14 @@ class PublishedConfig:
         config: config of ours, from ``configs/classification`` unless it names another folder of
             ``configs`` (``selfsup/...``).
         changes: overrides, such as ``'model.backbone.depth=50'``.
+        part: what of our network is there, where the published one was pre-trained in a way that
+            we do not have, or is published without a head.
     """
 
     pattern: str
     config: str
     changes: Sequence[str] = ()
+    part: str | None = None
 
     def overrides(self, name: str) -> list[str]:
         """The changes for one published name, with the means and deviations of its images."""
@@ -168,9 +171,22 @@ SELF_SUPERVISED: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/simclr_resnet50_', 'selfsup/simclr/simclr_resnet50_100e_imagenet'),
 )
 
+# Pre-training of which the backbone is what everybody takes.
+_R50 = r'/(?:barlowtwins|byol|densecl|mocov2|simsiam|spark_sparse|swav)[-_]resnet50_'
+PRETRAINED: tuple[PublishedConfig, ...] = (
+    PublishedConfig(_R50, _RESNET, part='backbone'),
+    # Without the last norm of BEiT v2 and of SparK's ConvNeXt these are no whole backbones.
+    PublishedConfig(r'/beit_beit-base-p16_', 'beit/beit_base_100e_imagenet', part='backbone'),
+    PublishedConfig(r'/(?:maskfeat|milan)_vit-(\w+)-p(\d+)_', _VIT, _PATCHES, part='backbone'),
+    PublishedConfig(r'/simmim_swin-(base|large)-w(\d+)_', 'swin/swin_tiny_300e_imagenet',
+                    (r"model.backbone.size='\1'", r'model.backbone.window_size=\2'),
+                    part='backbone'),
+)
+
 _PLAIN_HEAD = ('model.head.embed_dim=None', "model.head.pool={'type': 'GlobalPool'}")
 CLASSIFIERS: tuple[PublishedConfig, ...] = (
     *SELF_SUPERVISED,
+    *PRETRAINED,
     PublishedConfig(r'/resnet101-csra_', 'csra/csra_resnet101_30e_voc'),
     PublishedConfig(r'/resnet50-arcface_', 'arcface/arcface_resnet18_20e_digits',
                     ("model.backbone={'type': 'ResNet', 'depth': 50}",

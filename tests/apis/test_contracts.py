@@ -2,6 +2,8 @@ import gzip
 import json
 
 import pytest
+import torch
+import torchvision
 
 from openlab.apis.contracts import check_contract, check_contracts, read_contracts, table
 
@@ -48,6 +50,21 @@ def test_an_unknown_network_counts_but_does_not_load(contract):
     results = check_contracts({NAME: contract, 'configs/vig/vig_tiny.py': {}})
     assert table(results).splitlines()[1:] == [
         f'{"vgg":<24}     1    1', f'{"vig":<24}     0    1', f'{"all":<24}     1    2']
+
+
+def test_of_a_pre_training_that_we_lack_the_backbone_is_looked_at():
+    with torch.device('meta'):
+        peer = torchvision.models.resnet50().state_dict()
+    contract = {f'backbone.{k}': [list(v.shape), 'float32'] for k, v in peer.items()
+                if not k.startswith('fc.')}
+    contract |= {'neck.0.weight': [[2, 3], 'float32'], 'target_net.module.0.conv1.weight': [
+        [64, 3, 7, 7], 'float32']}
+    name = 'configs/byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
+    [result] = check_contracts({name: contract})
+    assert result.loads and result.part == 'backbone'
+    assert table([result]).splitlines()[-1] == f'{"all":<24}     1    1      1'
+    del contract['backbone.layer1.0.conv1.weight']
+    assert '1 missing' in check_contract(name, contract).problem
 
 
 def test_contracts_are_read_from_gzip_and_a_missing_file_is_told(tmp_path, contract):

@@ -56,6 +56,18 @@ def test_names_of_openmmlab_are_all_accounted_for():
     assert_names_fit(BEiT(**SMALL), key_map(BEiT, 'openmmlab'), theirs)
 
 
+@pytest.mark.parametrize(('heads', 'depth'), [(12, 12), (16, 24)])
+def test_the_biases_that_pre_training_shares_reach_every_block(heads, depth):
+    size = {**PEER, 'embed_dim': 2 * heads, 'depth': depth, 'num_heads': heads}
+    peer = TimmBeit(**size, num_classes=0, init_values=0.1, use_shared_rel_pos_bias=True,
+                    use_abs_pos_emb=False).eval()
+    torch.nn.init.normal_(peer.rel_pos_bias.relative_position_bias_table)
+    ours = BEiT(patch_size=8, image_size=32, embed_dim=2 * heads, depth=depth, num_heads=heads)
+    ours.eval().load_state_dict(key_map(BEiT, 'timm').apply(peer.state_dict()))
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(ours(images)[0], peer(images), rtol=1e-4, atol=1e-5)
+
+
 def test_maps_of_other_images_have_the_promised_channels_and_strides():
     net = BEiT(**SMALL, output='maps', out_stages=(1, 2))
     assert [m.shape for m in net(torch.randn(1, 3, 48, 24))] == [(1, 32, 6, 3)] * 2

@@ -156,6 +156,16 @@ def test_a_part_is_loaded_from_the_whole_and_into_it():
     assert torch.equal(other.backbone.conv.weight, whole.backbone.conv.weight)
 
 
+def test_a_part_is_loaded_from_a_whole_of_other_names():
+    stem = Stem()
+    published = {f'backbone.{k.replace("conv.", "conv1.")}': torch.full_like(v, 2)
+                 for k, v in stem.state_dict().items()}
+    report = load_weights(stem, {**published, 'neck.weight': torch.ones(3)})
+    assert stem.conv.weight.eq(2).all() and not report.unexpected
+    assert report.key_map == "prefix 'backbone.' removed key map 'other'"
+    assert list(report.dropped) == ['neck.weight']
+
+
 def test_the_key_map_of_a_class_inside_the_model_is_found():
     stem = Stem()
     published = {k.replace('conv.', 'conv1.'): v for k, v in stem.state_dict().items()}

@@ -29,6 +29,88 @@ def test_bias_is_equal_in_both_directions_and_differs_by_distance():
     assert bias((2, 2))[0].tolist() == [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
 
 
+def evaluated(values=(0.0, 1.0, 2.0, 3.0)):
+    bias = DistanceBias(1, (2, 2))
+    with torch.no_grad():
+        bias.table.copy_(torch.tensor([values]))
+    return bias.eval()
+
+
+def first_row(bias):
+    with torch.no_grad():
+        return bias((2, 2))[0, 0].tolist()
+
+
+def test_in_evaluation_biases_are_looked_up_once():
+    bias = evaluated()
+    with torch.inference_mode():
+        first, second = bias((2, 2)), bias((2, 2))
+    assert first.data_ptr() == second.data_ptr()
+    assert first_row(bias) == [0, 1, 2, 3]
+
+
+def changed_in_place(bias):
+    with torch.no_grad():
+        bias.table.add_(1)
+
+
+def loaded(bias):
+    bias.load_state_dict({'table': torch.tensor([[1.0, 2.0, 3.0, 4.0]])})
+
+
+def replaced(bias):
+    bias.table.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+
+
+def trained_meanwhile(bias):
+    bias.train()
+    changed_in_place(bias)
+    bias.eval()
+
+
+@pytest.mark.parametrize('change', [changed_in_place, loaded, replaced, trained_meanwhile])
+def test_weights_that_change_in_evaluation_count_at_once(change):
+    bias = evaluated()
+    assert first_row(bias) == [0, 1, 2, 3]
+    change(bias)
+    assert first_row(bias) == [1, 2, 3, 4]
+
+
+def test_gradients_reach_the_table_in_evaluation_too():
+    bias = evaluated()
+    bias((2, 2)).sum().backward()
+    assert bias.table.grad.tolist() == [[4, 4, 4, 4]]
+
+
+def test_a_network_may_be_put_into_evaluation_in_inference_mode_and_train_afterwards():
+    bias = evaluated().train()
+    with torch.inference_mode():
+        bias.eval()
+        bias((2, 2))
+    query = torch.ones(1, requires_grad=True)
+    with torch.no_grad():
+        known = bias((2, 2))
+    (query * known).sum().backward()  # what was looked up may be saved for a backward pass
+    assert query.grad.item() == known.sum()
+
+
+def test_other_numbers_of_bits_are_followed():
+    bias = evaluated().double()
+    with torch.no_grad():
+        assert bias((2, 2)).dtype == torch.float64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('change', [loaded, trained_meanwhile])
+def test_compiled_code_sees_new_weights(change):
+    bias = evaluated()
+    compiled = torch.compile(lambda: bias((2, 2)) + 0)
+    with torch.no_grad():
+        assert compiled()[0, 0].tolist() == [0, 1, 2, 3]
+        change(bias)
+        assert compiled()[0, 0].tolist() == [1, 2, 3, 4]
+
+
 def test_another_map_gets_an_interpolated_table():
     bias = DistanceBias(2, (4, 4))
     with torch.no_grad():

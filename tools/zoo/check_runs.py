@@ -579,7 +579,7 @@ def contract_record(name: str, contract: Any) -> dict[str, Any] | None:
     if not result.loads or published is None:
         return None
     variant = Variant(result.config.removeprefix('configs/'), tuple(published.overrides(name)),
-                      with_head=not name.endswith('_headless.py'))
+                      with_head=not (published.part or name.endswith('_headless.py')))
     return record_of(variant, 'names and shapes', len(contract))
 
 
