@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openlab.engine.run_folder import cpu_name
 from openlab.utils.folders import CACHE_VARIABLE, cache_folder
+from openlab.utils.machine import processor
 
 # Import name, names of distributions that bring it, least version.
 REQUIRED: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -53,7 +53,7 @@ def examine() -> dict[str, Any]:
             'python': platform.python_version(),
             'executable': sys.executable,
             'platform': platform.platform(),
-            'cpu': f'{cpu_name()}, {usable_cores()} of {os.cpu_count()} cores usable',
+            'cpu': f'{processor()}, {usable_cores()} of {os.cpu_count()} cores usable',
         },
         'packages': required_packages(problems),
     }

@@ -43,6 +43,7 @@ from openlab.metrics.neighbours import knn_votes
 from openlab.registry import MODELS
 from openlab.zoo.download import DownloadError
 from openlab.zoo.index import Row, Wanted, entry, fetch_weights, files_of, rows, select
+from openlab.zoo.latencies import remember
 from openlab.zoo.recipe import classes_of, config_of, part_of
 
 logger = logging.getLogger('openlab')
@@ -342,6 +343,7 @@ class Selection:
                 model.describe(self.images.classes)
             shape = input_shape_of(cfg)
             timing = measure(model, shape, 1, self.device, seconds=0.5)
+            remember(row.name, timing.median * 1e3, self.device.type, shape)
             known = replace(known, latency_ms=round(timing.median * 1e3, 3), input_shape=shape,
                             params=sum(p.numel() for p in model.parameters()))
             if self._is_slow(known):

@@ -17,6 +17,8 @@ EXAMPLES = """\
   openlab zoo search faster rcnn r50
   openlab zoo ls --task detection --dataset COCO --metric 'box AP>=45' --params '<60M'
   openlab zoo ls --license commercial
+  openlab zoo measure --family mobilenet
+  openlab zoo ls --latency '<20' --sort value
   openlab zoo download timm/resnet50.a1_in1k
   openlab zoo select --data photos/ --task classification --max-latency-ms 50"""
 
@@ -26,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     todo = parser.add_subparsers(dest='todo', required=True, metavar='ACTION')
 
+    timing = todo.add_parser('measure', help='time networks on this machine, for --latency')
+    timing.add_argument('names', nargs='*', metavar='NAME',
+                        help='by default all that run and pass the filters, small ones first')
+    _add_filters(timing, for_lists=False)
+    timing.add_argument('--device', help='by default the one this machine has')
+    timing.add_argument('--budget', type=_positive, default=10.0, metavar='MINUTES',
+                        help='10 by default')
+    timing.add_argument('--again', action='store_true', help='also what was measured before')
     listing = todo.add_parser('ls', help='list entries that pass all filters')
     _add_filters(listing)
     search = todo.add_parser('search', help='list entries in which all words are found')
@@ -84,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publish.add_argument('--public', action='store_true', help='make a new repository public')
 
 
-def _add_filters(parser: argparse.ArgumentParser) -> None:
+def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> None:
     parser.add_argument('--task', help='part of the name, such as detection')
     parser.add_argument('--source', help='project that published it, such as timm')
     parser.add_argument('--family', help='part of the name of the algorithm or architecture')
@@ -94,8 +104,13 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--license', help='commercial: weights and data that permit it; or a name')
     parser.add_argument('--with-unclear', action='store_true',
                         help='with --license commercial: also what no terms forbid or permit')
+    if not for_lists:
+        return
+    parser.add_argument('--latency', metavar='RANGE',
+                        help="milliseconds of one image on this machine, as openlab zoo measure "
+                             "or select found: '<30' or '5-30'")
     parser.add_argument('--status', choices=('runs', 'listed'), help='runs: proven to fit openlab')
-    parser.add_argument('--sort', choices=('name', 'params', 'value'), default='name')
+    parser.add_argument('--sort', choices=('name', 'params', 'value', 'latency'), default='name')
     parser.add_argument('--limit', type=int, default=50, help='rows to show; 0 for all')
     parser.add_argument('--json', action='store_true')
 
@@ -103,38 +118,96 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
     return {'ls': _list, 'search': _list, 'show': _show, 'download': _download, 'verify': _verify,
-            'licenses': _licenses, 'status': _status, 'export-card': _card,
+            'measure': _measure, 'licenses': _licenses, 'status': _status, 'export-card': _card,
             'publish': _publish, 'select': _select}[args.todo](args)
 
 
 def _list(args: argparse.Namespace) -> int:
-    from openlab.zoo.index import Wanted, best_result, select, status
+    from openlab.zoo.index import best_result, select, status
+    from openlab.zoo.latencies import measured
+
+    wanted = _wanted(args)
+    found = select(wanted)
+    rows = _sorted(found.rows, args.sort, wanted)
+    shown = rows[:args.limit] if args.limit else rows
+    times = measured()
+    if args.json:
+        print(json.dumps([{
+            **vars(row), 'status': status(row), 'results': [r._asdict() for r in row.results],
+            'latency_ms': times[row.name].milliseconds if row.name in times else None,
+        } for row in shown]))
+        return 0
+    cells = [['name', 'task', 'params', 'result', 'licence', 'status']]
+    for row in shown:
+        result = best_result(row, wanted)
+        cells.append([
+            row.name, row.tasks[0] if row.tasks else '', in_short(row.params),
+            f'{result.metric} {result.value:g} {result.dataset}' if result else '',
+            row.license or '', status(row)])
+    if any(row.name in times for row in shown):
+        device = next(iter(times.values())).device
+        column = [f'{times[row.name].milliseconds:.1f} ms' if row.name in times else ''
+                  for row in shown]
+        for cell, text in zip(cells, [f'on {device}', *column], strict=True):
+            cell.insert(3, text)
+    print(_table([tuple(row) for row in cells]))
+    rest = f', {len(shown)} shown (--limit 0 shows all)' if len(shown) < len(rows) else ''
+    print(f'{len(rows)} entries{rest}', file=sys.stderr)
+    if found.unmeasured:
+        print(f'{len(found.unmeasured)} more run, but nobody measured their latency here; openlab '
+              'zoo measure does, with the same filters', file=sys.stderr)
+    if found.excluded:
+        _tell_excluded([verdict.reasons for _, verdict in found.excluded])
+    return 0 if rows else 1
+
+
+def _wanted(args: argparse.Namespace) -> Wanted:
+    """The filters of the command line."""
+    from openlab.zoo.index import Wanted
 
     wanted = Wanted(
         words=getattr(args, 'words', ()), task=args.task, source=args.source, family=args.family,
         dataset=args.dataset, metric=args.metric, params=args.params, license=args.license,
-        with_unclear=args.with_unclear, status=args.status)
+        with_unclear=args.with_unclear, latency=getattr(args, 'latency', None),
+        status=getattr(args, 'status', 'runs'))
     _check_source(wanted)
-    found = select(wanted)
-    rows = _sorted(found.rows, args.sort, wanted)
-    shown = rows[:args.limit] if args.limit else rows
-    if args.json:
-        print(json.dumps([{**vars(row), 'status': status(row),
-                           'results': [r._asdict() for r in row.results]} for row in shown]))
-        return 0
-    cells = [('name', 'task', 'params', 'result', 'licence', 'status')]
-    for row in shown:
-        result = best_result(row, wanted)
-        cells.append((
-            row.name, row.tasks[0] if row.tasks else '', in_short(row.params),
-            f'{result.metric} {result.value:g} {result.dataset}' if result else '',
-            row.license or '', status(row)))
-    print(_table(cells))
-    rest = f', {len(shown)} shown (--limit 0 shows all)' if len(shown) < len(rows) else ''
-    print(f'{len(rows)} entries{rest}', file=sys.stderr)
-    if found.excluded:
-        _tell_excluded([verdict.reasons for _, verdict in found.excluded])
-    return 0 if rows else 1
+    return wanted
+
+
+def _measure(args: argparse.Namespace) -> int:
+    import time
+
+    from openlab.apis.latency import latency_of
+    from openlab.zoo.index import find, select, status
+    from openlab.zoo.latencies import measured
+
+    named = [find(name) for name in args.names] or None
+    for row in named or ():
+        if status(row) != 'runs':
+            raise ValueError(f'{row.name} is listed, but not proven to fit a config of openlab')
+    among = select(_wanted(args), named).rows
+    known = {} if args.again else measured(args.device)
+    wanted = sorted((row for row in among if row.name not in known),
+                    key=lambda row: (row.params is None, row.params or 0, row.name))
+    if len(among) > len(wanted):
+        print(f'{len(among) - len(wanted)} were measured before (--again does it anew)',
+              file=sys.stderr)
+    end, failed = time.monotonic() + 60 * args.budget, 0
+    for number, row in enumerate(wanted, 1):
+        if time.monotonic() > end:
+            print(f'{len(wanted) - number + 1} more did not fit into {args.budget:g} minutes; the '
+                  'same command goes on with them', file=sys.stderr)
+            break
+        try:
+            latency = latency_of(row.name, args.device)
+        except (ImportError, ValueError, RuntimeError) as error:
+            failed += 1
+            print(f'{row.name}: {str(error).splitlines()[0]}', file=sys.stderr)
+            continue
+        shape = 'x'.join(map(str, latency.input_shape))
+        print(f'{latency.milliseconds:10.2f} ms  {row.name}  {in_short(row.params)}  {shape}  '
+              f'{latency.device}', flush=True)
+    return 1 if failed else 0
 
 
 def _tell_excluded(reasons: list[tuple[str, ...]]) -> None:
@@ -161,6 +234,12 @@ def _check_source(wanted: Wanted) -> None:
 def _sorted(rows: list[Row], key: str, wanted: Wanted) -> list[Row]:
     from openlab.zoo.index import best_result
 
+    if key == 'latency':
+        from openlab.zoo.latencies import measured
+
+        times = measured()
+        return sorted(rows, key=lambda row: (
+            times[row.name].milliseconds if row.name in times else float('inf'), row.name))
     if key == 'params':
         return sorted(rows, key=lambda row: (row.params is None, row.params or 0))
     if key == 'value':

@@ -29,6 +29,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from openlab.utils.machine import processor
+
 PACKAGES = ('openlab', 'torch', 'torchvision', 'numpy', 'opencv-python',
             'opencv-python-headless', 'mmengine', 'safetensors', 'timm', 'albumentations')
 VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'PYTHONHASHSEED',
@@ -77,7 +79,7 @@ def environment() -> dict[str, Any]:
         'python': platform.python_version(),
         'packages': package_versions(PACKAGES),
         'platform': platform_name(),
-        'cpu': cpu_name(),
+        'cpu': processor(),
         'cpu_count': os.cpu_count(),
         'devices': devices(),
         'variables': {name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -102,17 +104,6 @@ def package_versions(names: Sequence[str]) -> dict[str, str]:
 
         found['openlab'] = openlab.__version__
     return found
-
-
-def cpu_name() -> str:
-    """Model of the processor."""
-    try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.split(':', 1)[1].strip()
-    except OSError:
-        pass
-    return platform.machine()
 
 
 def devices() -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from openlab.shipped import shipped_root
+from openlab.zoo.latencies import measured
 from openlab.zoo.terms import Verdict, judge
 
 OWN = 'openlab'
@@ -90,6 +91,7 @@ class Wanted:
         dataset: part of the name of a data set with results.
         metric: ``NAME``, or with a bound: ``top1>=80``, ``box AP > 40``.
         params: bounds such as ``<10M`` or ``5M-30M``.
+        latency: bounds of the milliseconds of one image on this machine, such as ``<30``.
         license: ``'commercial'``, or the name of a licence.
         with_unclear: with ``license='commercial'``, keep what no one forbids nor permits.
         status: ``'runs'`` or ``'listed'``.
@@ -102,6 +104,7 @@ class Wanted:
     dataset: str | None = None
     metric: str | None = None
     params: str | None = None
+    latency: str | None = None
     license: str | None = None
     with_unclear: bool = False
     status: Status | None = None
@@ -109,10 +112,17 @@ class Wanted:
 
 @dataclass
 class Found:
-    """Rows that passed all filters, and those that only their terms excluded."""
+    """Rows that passed all filters.
+
+    Attributes:
+        rows: these.
+        excluded: those that only their terms excluded.
+        unmeasured: those that run, whose latency nobody measured here, although it was asked for.
+    """
 
     rows: list[Row] = field(default_factory=list)
     excluded: list[tuple[Row, Verdict]] = field(default_factory=list)
+    unmeasured: list[Row] = field(default_factory=list)
 
 
 def zoo_folder() -> Path:
@@ -216,7 +226,9 @@ def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
 def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
     """The rows that pass all filters."""
     is_metric = _metric_test(wanted.metric)
-    is_size = _params_test(wanted.params)
+    is_size = _range_test('params', wanted.params, ('<10M', '>1M', '5M-30M'))
+    is_fast = _range_test('latency', wanted.latency, ('<30', '>5', '5-30'))
+    known = measured() if wanted.latency else {}
     found = Found()
     for row in rows() if among is None else among:
         if not (_passes_names(row, wanted) and is_size(row.params)):
@@ -233,6 +245,12 @@ def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
                 found.excluded.append((row, verdict))
                 continue
         elif wanted.license and wanted.license.lower() != (row.license or '').lower():
+            continue
+        if wanted.latency and row.name not in known:
+            if status(row) == 'runs':
+                found.unmeasured.append(row)
+            continue
+        if wanted.latency and not is_fast(known[row.name].milliseconds):
             continue
         found.rows.append(row)
     return found
@@ -312,17 +330,18 @@ def _metric_test(text: str | None) -> Any:
     return lambda result: _plain(result.metric) == name and tests[sign](result.value)
 
 
-def _params_test(text: str | None) -> Any:
+def _range_test(what: str, text: str | None, accepted: Sequence[str]) -> Any:
     if text is None:
-        return lambda params: True
+        return lambda value: True
     if found := re.fullmatch(r'\s*(<=?|>=?)(.+)', text):
         bound = as_number(found[2])
         low, high = (bound, float('inf')) if '>' in found[1] else (0, bound)
     elif '-' in text:
         low, high = (as_number(part) for part in text.split('-', 1))
     else:
-        raise ValueError(f"params {text!r}; accepted: '<10M', '>1M' or '5M-30M'")
-    return lambda params: params is not None and low <= params <= high
+        raise ValueError(f'{what} {text!r}; accepted: {accepted[0]!r}, {accepted[1]!r} or '
+                         f'{accepted[2]!r}')
+    return lambda value: value is not None and low <= value <= high
 
 
 def _near(name: str) -> str:
