@@ -1,9 +1,11 @@
 """Inference, training step and memory of our backbones, against torchvision's and timm's.
 
 The families are those of ``configs/classification``; the peer of a family is the published network
-that ``model_zoo/checks.json`` proves to give the same numbers, of several the smallest. So a family
-enters by the proof that its key map is right, without an edit here. Both sides hold the same
-weights (ours read through the key map), and their logits are compared first.
+that ``model_zoo/checks.json`` proves to give the same numbers, of several the smallest, first among
+those with a classifier. So a family enters by the proof that its key map is right, without an edit
+here. Both sides hold the same weights (ours read through the key map), and their logits (features,
+where there is no classifier) are compared first. Networks above 150 million parameters or for
+images above 400 pixels would take too long.
 
 * Inference: one image (of the size that the network asks for, else 160 pixels).
 * A training step: two images; forward, cross entropy, backward, one step of SGD.
@@ -51,6 +53,7 @@ SIZE, BATCH = 160, 2
 WRAPPERS = ('timm', 'torchvision', 'transformers')  # which hold the peer itself
 FIXED_SIZE = re.compile('vit|deit|beit|eva|swin|mixer|twins|efficientformer|hiera')
 MEDIAN, WORST = 1.0, 1.05
+MOST_PARAMS, LARGEST_IMAGE = 150_000_000, 400
 
 
 class Comparison(NamedTuple):
@@ -62,24 +65,27 @@ class Comparison(NamedTuple):
 
 def proven() -> dict[str, tuple[str, dict[str, Any]]]:
     """Smallest published network of each family with equal numbers: its name and the record."""
-    best: dict[str, tuple[int, str, dict[str, Any]]] = {}
+    best: dict[str, tuple[tuple[bool, int, str], dict[str, Any]]] = {}
     for name, record in index.checks().items():
         parts = record['config'].split('/')
         if parts[0] != 'classification' or parts[1] in WRAPPERS or not index.has(name):
             continue
-        if 'outputs' not in record['proof'] or 'part' in record:
+        if 'outputs' not in record['proof']:
             continue
         params = index.entry(name).get('params') or sys.maxsize
-        if parts[1] not in best or (params, name) < best[parts[1]][:2]:
-            best[parts[1]] = params, name, record
-    return {family: (name, record) for family, (_, name, record) in sorted(best.items())}
+        if params > MOST_PARAMS or image_size(name) > LARGEST_IMAGE:
+            continue
+        rank = ('part' in record, params, name)
+        if parts[1] not in best or rank < best[parts[1]][0]:
+            best[parts[1]] = rank, record
+    return {family: (rank[2], record) for family, (rank, record) in sorted(best.items())}
 
 
-def make_peer(name: str) -> nn.Module:
+def make_peer(name: str, with_head: bool = True) -> nn.Module:
     """The published network with weights that leave no branch out."""
     entry = index.entry(name)
     source, architecture = name.split('/')[0], entry['architecture']
-    classes = entry.get('num_classes', 1000)
+    classes = entry.get('num_classes', 1000) if with_head else 0
     torch.manual_seed(0)
     peer: nn.Module
     if source == 'timm':
@@ -103,7 +109,8 @@ def make_ours(record: dict[str, Any], peer: nn.Module) -> Any:
     plain = cfg.to_plain()['model']
     plain.pop('preprocessor', None)
     plain['backbone'].pop('drop_path', None)
-    ours = build(plain, path='model')
+    model = build(plain, path='model')
+    ours = getattr(model, record['part']) if 'part' in record else model
     report = load_weights(ours, peer.state_dict())
     if not report.complete:
         raise RuntimeError(f'{record["config"]}: the weights do not fit: {report}')
@@ -128,8 +135,9 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """Of networks with several outputs, the first."""
-    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    """Of networks with several outputs, the first; of a map, the mean."""
+    first: Tensor = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    return first.mean((2, 3)) if first.ndim == 4 else first
 
 
 def inference(model: nn.Module, images: Tensor) -> Callable[[], None]:
@@ -160,7 +168,7 @@ def compare(family: str, name: str, record: dict[str, Any], turns: int,
     """Measure both sides."""
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    sides = {'peer': without_dropout(make_peer(name))}
+    sides = {'peer': without_dropout(make_peer(name, 'part' not in record))}
     sides['openlab'] = without_dropout(make_ours(record, sides['peer']))
     size = image_size(name)
     torch.manual_seed(1)
@@ -203,10 +211,10 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
             return None
 
 
-def peer_alone(name: str, compiled: bool) -> bool:
+def peer_alone(name: str, with_head: bool, compiled: bool) -> bool:
     """One image and one step through the peer, to see whether these work at all."""
     torch.set_num_threads(1)
-    peer, size = make_peer(name), image_size(name)
+    peer, size = make_peer(name, with_head), image_size(name)
     run = torch.compile(peer, dynamic=False) if compiled else peer
     images = torch.randn(BATCH, 3, size, size)
     inference(run.eval(), images[:1])()
@@ -241,7 +249,8 @@ def main(compiled: bool = False) -> int:
     found, died = {}, []
     for family in args.names or peers:
         result = apart(compare, family, *peers[family], args.turns, compiled)
-        if result is None and apart(peer_alone, peers[family][0], compiled) is None:
+        with_head = 'part' not in peers[family][1]
+        if result is None and apart(peer_alone, peers[family][0], with_head, compiled) is None:
             print(f'  {family} {kind}: not compared, {peers[family][0]} alone dies as well',
                   flush=True)
             continue

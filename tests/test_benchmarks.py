@@ -106,13 +106,19 @@ def test_families_enter_by_the_proof_that_their_outputs_are_equal(monkeypatch):
         'timm/big': {'config': 'classification/a/x.py', **proof},
         'timm/small': {'config': 'classification/a/y.py', **proof},
         'timm/unproven': {'config': 'classification/b/z.py', 'proof': 'names and shapes'},
+        'timm/tower': {'config': 'classification/c/z.py', 'part': 'backbone', **proof},
+        'timm/huge': {'config': 'classification/d/z.py', **proof},
+        'timm/tiny_part': {'config': 'classification/a/z.py', 'part': 'backbone', **proof},
         'torchvision/detector': {'config': 'detection/c/z.py', **proof},
     }
-    params = {'timm/big': 10, 'timm/small': 5}
+    params = {'timm/big': 10, 'timm/small': 5, 'timm/tower': 7, 'timm/huge': 10**9,
+              'timm/tiny_part': 1}
     monkeypatch.setattr(backbones.index, 'checks', lambda: checks)
     monkeypatch.setattr(backbones.index, 'has', lambda name: True)
-    monkeypatch.setattr(backbones.index, 'entry', lambda name: {'params': params.get(name)})
-    assert backbones.proven() == {'a': ('timm/small', checks['timm/small'])}
+    monkeypatch.setattr(backbones.index, 'entry', lambda name: {
+        'params': params.get(name), 'architecture': 'net'})
+    assert backbones.proven() == {'a': ('timm/small', checks['timm/small']),
+                                  'c': ('timm/tower', checks['timm/tower'])}
 
 
 def test_every_proven_family_of_this_repository_is_compared():

@@ -84,13 +84,18 @@ class HRModule(nn.Module):
     def _sum(self, maps: Sequence[Tensor], target: int) -> Tensor:
         # From the finest to the coarsest, as the published networks add.
         total: Tensor | None = None
+        is_own = False  # whether the sum so far may change in place
         for j, path in enumerate(self.fuse[str(target)].children()):
             part = path(maps[j])
             if j > target:
                 part = F.interpolate(
                     part, maps[target].shape[2:], mode=self.upsample,
                     align_corners=False if self.upsample == 'bilinear' else None)
-            total = part if total is None else total + part
+            if total is None:
+                total, is_own = part, j != target
+            else:
+                total = total.add_(part) if is_own else total + part
+                is_own = True
         assert total is not None
         return total
 
