@@ -146,6 +146,32 @@ _OPENMMLAB_KEYS = (
     (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
     (r'\.ffn\.layers\.1\.', '.mlp.fc2.'),
 )
+# Published files and models of transformers 5 name the parts of a block differently.
+_TRANSFORMERS_KEYS = (
+    (r'^beit\.', ''),
+    (r'^embeddings\.cls_token$', 'class_token'),
+    (r'^embeddings\.position_embeddings$', 'position'),
+    (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+    (r'^(?:encoder\.layer|layers)\.', 'blocks.'),
+    (r'\.attention\.(?:output\.dense|o_proj)\.', '.attn.proj.'),
+    (r'\.attention\.(?:attention\.)?', '.attn.'),
+    (r'^(blocks\.\d+)\.(?:attn\.)?relative_position_bias\.relative_position_bias_table$',
+     r'\1.attn.position_bias'),
+    (r'^(?:encoder\.relative|shared)_position_bias\.relative_position_bias_table$',
+     'rel_pos_bias.position_bias'),
+    (r'\.attn\.(?:query|q_proj)\.', '.attn.query.'),
+    (r'\.attn\.(?:key|k_proj)\.', '.attn.key.'),
+    (r'\.attn\.(?:value|v_proj)\.', '.attn.value.'),
+    (r'\.attn\.query\.bias$', '.attn.q_bias'),
+    (r'\.attn\.value\.bias$', '.attn.v_bias'),
+    (r'\.lambda_([12])$', r'.scale\1.gamma'),
+    (r'\.layernorm_before\.', '.norm1.'),
+    (r'\.layernorm_after\.', '.norm2.'),
+    (r'\.intermediate\.dense\.', '.mlp.fc1.'),
+    (r'^(blocks\.\d+)\.output\.dense\.', r'\1.mlp.fc2.'),
+    (r'^(?:pooler\.)?layernorm\.', 'norm.'),
+    (r'^classifier\.', '../head.fc.'),
+)
 
 
 @MODELS.register_module()
@@ -183,6 +209,12 @@ class BEiT(nn.Module):
                signature=(r'^cls_token$', r'^blocks\.0\.attn\.q_bias$')),
         KeyMap('openmmlab', _OPENMMLAB_KEYS, _DROPS, transforms=_SHARED_TABLE,
                signature=(r'^cls_token$', r'^layers\.0\.attn\.q_bias$')),
+        KeyMap('transformers', _TRANSFORMERS_KEYS,
+               ((r'relative_position_index$', 'computed from the grid'),
+                (r'mask_token$|^lm_head\.', 'only masked pre-training has masked patches')),
+               transforms=_SHARED_TABLE,
+               merges=((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),),
+               signature=(r'embeddings\.cls_token$', r'\.0\.lambda_1$')),
     )
 
     def __init__(

@@ -122,6 +122,20 @@ _OPENMMLAB_KEYS = (
     (r'\.grn\.beta$', '.grn.bias'),
     *((rf'^norm{i}\.', f'norms.{i + 2}.') for i in range(4)),
 )
+_TRANSFORMERS_KEYS = (
+    (r'^convnext(?:v2)?\.', ''),
+    (r'^embeddings\.patch_embeddings\.', 'downsamples.0.0.'),
+    (r'^embeddings\.layernorm\.', 'downsamples.0.1.'),
+    (r'^encoder\.stages\.(\d)\.downsampling_layer\.', r'downsamples.\1.'),
+    (r'^encoder\.stages\.(\d)\.layers\.', r'stages.\1.'),
+    (r'\.dwconv\.', '.depthwise.'),
+    (r'\.layernorm\.', '.norm.'),
+    (r'\.pwconv([12])\.', r'.fc\1.'),
+    (r'\.layer_scale_parameter$', '.gamma'),
+    (r'^layernorm\.', 'norms.5.'),
+    *((rf'^hidden_states_norms\.stage{i}\.', f'norms.{i + 1}.') for i in range(1, 5)),
+    (r'^classifier\.', '../head.fc.'),
+)
 # Some sources hold 1x1 convolutions for the MLP, or scales with trailing ones.
 _FLATTEN = (
     (r'\.fc[12]\.weight$', lambda tensor: tensor.flatten(1)),
@@ -161,6 +175,8 @@ class ConvNeXt(nn.Module):
                signature=(r'^stages\.0\.blocks\.0\.conv_dw\.', r'^stages\.1\.downsample\.0\.')),
         KeyMap('openmmlab', _OPENMMLAB_KEYS, transforms=_FLATTEN,
                signature=(r'^downsample_layers\.0\.0\.', r'\.pointwise_conv1\.')),
+        KeyMap('transformers', _TRANSFORMERS_KEYS, transforms=_FLATTEN,
+               signature=(r'embeddings\.patch_embeddings\.', r'\.layers\.0\.dwconv\.')),
     )
 
     def __init__(

@@ -78,6 +78,18 @@ _OPENMMLAB_KEYS = (
     *((rf'^norm{2 * i}\.', f'norms.{i + 2}.') for i in range(4)),
 )
 
+_TRANSFORMERS_KEYS = (
+    (r'^poolformer\.', ''),
+    (r'^encoder\.patch_embeddings\.(\d)\.projection\.', r'downsamples.\1.'),
+    (r'^encoder\.block\.', 'stages.'),
+    (r'\.layer_scale_([12])$', r'.scale\1'),
+    (r'\.before_norm\.', '.norm1.'),
+    (r'\.after_norm\.', '.norm2.'),
+    (r'\.output\.conv([12])\.', r'.fc\1.'),
+    (r'^norm\.', 'norms.5.'),
+    (r'^classifier\.', '../head.fc.'),
+)
+
 
 @MODELS.register_module()
 class PoolFormer(nn.Module):
@@ -102,6 +114,8 @@ class PoolFormer(nn.Module):
     weights = (
         KeyMap('timm', _TIMM_KEYS, signature=(r'^stages\.0\.blocks\.0\.layer_scale1\.scale$',)),
         KeyMap('openmmlab', _OPENMMLAB_KEYS, signature=(r'^network\.0\.0\.layer_scale_1$',)),
+        KeyMap('transformers', _TRANSFORMERS_KEYS,
+               signature=(r'encoder\.patch_embeddings\.0\.', r'\.0\.0\.layer_scale_1$')),
     )
 
     def __init__(

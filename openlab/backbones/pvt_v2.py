@@ -112,6 +112,24 @@ def _split_key_value(tensor: Tensor) -> dict[str, Tensor]:
     key, value = tensor.chunk(2)
     return {'.attn.k.': key, '.attn.v.': value}
 
+_TRANSFORMERS_KEYS = (
+    (r'^pvt_v2\.', ''),
+    (r'^encoder\.layers\.', 'stages.'),
+    (r'\.patch_embedding\.proj\.', '.patch_embed.proj.'),
+    (r'\.patch_embedding\.layer_norm\.', '.patch_embed.norm.'),
+    (r'\.layer_norm_([12])\.', r'.norm\1.'),
+    (r'\.attention\.query\.', '.attn.q.'),
+    (r'\.attention\.key\.', '.attn.k.'),
+    (r'\.attention\.value\.', '.attn.v.'),
+    (r'\.attention\.spatial_reduction\.', '.attn.reduce.'),
+    (r'\.attention\.layer_norm\.', '.attn.norm.'),
+    (r'\.attention\.', '.attn.'),
+    (r'\.mlp\.dense([12])\.', r'.mlp.fc\1.'),
+    (r'\.mlp\.dwconv\.dwconv\.', '.mlp.conv.'),
+    (r'^(stages\.\d)\.layer_norm\.', r'\1.norm.'),
+    (r'^classifier\.', '../head.fc.'),
+)
+
 
 @MODELS.register_module()
 class PVTv2(nn.Module):
@@ -139,6 +157,8 @@ class PVTv2(nn.Module):
     weights = (
         KeyMap('timm', _RENAMES, transforms=((r'\.attn\.kv\.', _split_key_value),),
                signature=(r'^patch_embed\.norm\.', r'^stages\.0\.blocks\.0\.mlp\.dwconv\.')),
+        KeyMap('transformers', _TRANSFORMERS_KEYS,
+               signature=(r'\.0\.patch_embedding\.layer_norm\.', r'\.mlp\.dwconv\.dwconv\.')),
     )
 
     def __init__(

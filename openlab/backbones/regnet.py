@@ -149,6 +149,21 @@ def _to_rgb(kernel: Tensor) -> Tensor:
     """The kernel that sees red first where the given one, of three channels, sees blue first."""
     return kernel.flip(1) if kernel.shape[1] == 3 else kernel
 
+# The third layer of a block is the squeeze and excitation where there is one.
+_TRANSFORMERS_KEYS = (
+    (r'^regnet\.', ''),
+    (r'^embedder\.embedder\.', 'stem.'),
+    (r'^encoder\.stages\.(\d+)\.layers\.', r'stages.\1.'),
+    (r'\.layer\.2\.attention\.0\.', '.se.reduce.'),
+    (r'\.layer\.2\.attention\.2\.', '.se.expand.'),
+    (r'\.layer\.0\.', '.conv1.'),
+    (r'\.layer\.1\.', '.conv2.'),
+    (r'\.layer\.[23]\.', '.conv3.'),
+    (r'\.convolution\.', '.conv.'),
+    (r'\.normalization\.', '.norm.'),
+    (r'^classifier\.1\.', '../head.fc.'),
+)
+
 
 @MODELS.register_module()
 class RegNet(nn.Module):
@@ -184,6 +199,8 @@ class RegNet(nn.Module):
         # All of them come from a project that reads images as BGR.
         KeyMap('openmmlab', _OPENMMLAB_KEYS, transforms=((r'^stem\.conv\.weight$', _to_rgb),),
                signature=(r'^layer1\.0\.conv3\.',)),
+        KeyMap('transformers', _TRANSFORMERS_KEYS,
+               signature=(r'embedder\.embedder\.convolution\.', r'\.0\.layer\.2\.')),
     )
 
     def __init__(

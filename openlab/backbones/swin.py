@@ -277,6 +277,36 @@ _OPENMMLAB_KEYS = (
     (r'^patch_embed\.projection\.', 'patch_embed.proj.'),
     (r'^norm([0-3])\.', r'norms.\1.'),
 )
+# Transformers merge patches at the end of a stage; published files and models of transformers 5
+# name the parts of a block differently.
+_TRANSFORMERS_KEYS = (
+    (r'^swin(?:v2)?\.', ''),
+    (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+    (r'^embeddings\.norm\.', 'patch_embed.norm.'),
+    *((rf'^encoder\.layers\.{i}\.downsample\.', f'stages.{i + 1}.downsample.') for i in range(3)),
+    (r'^encoder\.layers\.', 'stages.'),
+    (r'\.attention\.(?:output\.dense|o_proj)\.', '.attn.proj.'),
+    (r'\.attention\.(?:self\.)?', '.attn.'),
+    (r'\.attn\.q_proj\.', '.attn.query.'),
+    (r'\.attn\.k_proj\.', '.attn.key.'),
+    (r'\.attn\.v_proj\.', '.attn.value.'),
+    (r'\.(?:relative_position_bias\.)?relative_position_bias_table$', '.position_bias'),
+    (r'\.continuous_position_bias_mlp\.', '.position_mlp.'),
+    (r'\.layernorm_before\.', '.norm1.'),
+    (r'\.layernorm_after\.', '.norm2.'),
+    (r'\.intermediate\.dense\.', '.mlp.fc1.'),
+    (r'\.output\.dense\.', '.mlp.fc2.'),
+    (r'^layernorm\.', 'norms.3.'),
+    *((rf'^hidden_states_norms\.stage{i + 1}\.', f'norms.{i}.') for i in range(4)),
+    (r'^classifier\.', '../head.fc.'),
+)
+_TRANSFORMERS_V2_KEYS = (
+    *_TRANSFORMERS_KEYS,
+    (r'\.attn\.query\.bias$', '.attn.q_bias'),
+    (r'\.attn\.value\.bias$', '.attn.v_bias'),
+)
+_MERGES = ((r'\.attn\.(query|key|value)\.', '.attn.qkv.', ('query', 'key', 'value')),)
+_MASKED = (r'(?:^|\.)mask_token$|^decoder\.', 'only masked pre-training has masked patches')
 # OpenMMLab merges patches at the end of a stage in version 1, at the beginning in version 2.
 _OPENMMLAB_V1_KEYS = (
     *((rf'^stages\.{i}\.downsample\.', f'stages.{i + 1}.downsample.') for i in (2, 1, 0)),
@@ -324,12 +354,21 @@ class SwinTransformer(nn.Module):
         KeyMap('timm', _TIMM_KEYS, _COMPUTED,
                signature=(r'^patch_embed\.norm\.', r'^layers\.0\.blocks\.0\.attn\.qkv\.')),
         KeyMap('openmmlab', _OPENMMLAB_V1_KEYS,
-               (*_COMPUTED, (r'^mask_token$', 'only masked pre-training has masked patches')),
+               (*_COMPUTED, _MASKED),
                transforms=((r'\.downsample\.', _unfold_to_blocks),),
                signature=(r'^stages\.0\.blocks\.0\.attn\.w_msa\.relative_position_bias_table',)),
         KeyMap('openmmlab', _OPENMMLAB_KEYS, _COMPUTED,
                transforms=((r'\.downsample\.reduction\.', _unfold_to_blocks),),
                signature=(r'^stages\.0\.blocks\.0\.attn\.w_msa\.cpb_mlp\.',)),
+        KeyMap('transformers', _TRANSFORMERS_V2_KEYS, (*_COMPUTED, _MASKED), merges=_MERGES,
+               signature=(r'\.attention\..*continuous_position_bias_mlp\.',)),
+        KeyMap('transformers', _TRANSFORMERS_KEYS,
+               (*_COMPUTED, (r'^(?:swin\.)?layernorm\.', 'each map has a norm of its own')),
+               merges=_MERGES,
+               signature=(r'^hidden_states_norms\.', r'\.0\.blocks\.0\.attention\.')),
+        KeyMap('transformers', _TRANSFORMERS_KEYS, (*_COMPUTED, _MASKED), merges=_MERGES,
+               signature=(r'embeddings\.patch_embeddings\.projection\.',
+                          r'encoder\.layers\.0\.blocks\.0\.attention\.')),
     )
 
     def __init__(

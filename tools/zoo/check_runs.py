@@ -183,6 +183,8 @@ DENSE: dict[str, tuple[str, tuple[str, ...], int]] = {
 # Checkpoints of transformers: class, settings beyond its defaults, our config, its overrides.
 _FINE_NORM = "model.backbone.norm={'type': 'torch.nn.LayerNorm', 'eps': 1e-12}"
 _VIT = 'classification/vit/vit_base_300e_imagenet.py'
+_SWIN_SMALL = ("model.backbone={'type': 'openlab.backbones.swin.SwinTransformer', 'size': 'small', "
+               "'out_stages': [2, 3, 4, 5]}")
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
     'google/vit-base-patch16-224': (
         'ViTForImageClassification', {'num_labels': 1000}, _VIT,
@@ -214,6 +216,50 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
         'SiglipModel', {}, 'classification/siglip/siglip_base_zero_shot.py', ()),
     'facebook/detr-resnet-50': ('DetrForObjectDetection', {'num_labels': 91},
                                 'detection/detr/detr_resnet50_150e_coco.py', (_COCO91,)),
+    'microsoft/beit-base-patch16-224': (
+        'BeitForImageClassification', {'num_labels': 1000, 'use_relative_position_bias': True},
+        'classification/beit/beit_base_100e_imagenet.py', ()),
+    'microsoft/beit-base-patch16-224-pt22k': (
+        'BeitForMaskedImageModeling', {'use_shared_relative_position_bias': True},
+        'classification/beit/beit_base_100e_imagenet.py', ()),
+    'facebook/convnext-tiny-224': (
+        'ConvNextForImageClassification', {'num_labels': 1000},
+        'classification/convnext/convnext_tiny_300e_imagenet.py', ()),
+    'facebook/convnextv2-tiny-1k-224': (
+        'ConvNextV2ForImageClassification', {'num_labels': 1000},
+        'classification/convnext/convnext_v2_tiny_300e_imagenet.py', ()),
+    'sail/poolformer_s12': (
+        'PoolFormerForImageClassification', {'num_labels': 1000},
+        'classification/poolformer/poolformer_s12_300e_imagenet.py',
+        ("model.backbone.output='maps'",)),
+    'OpenGVLab/pvt_v2_b0': ('PvtV2ForImageClassification', {'num_labels': 1000},
+                            'classification/pvt_v2/pvt_v2_b2_300e_imagenet.py',
+                            ("model.backbone.size='b0'",)),
+    'facebook/regnet-y-040': ('RegNetForImageClassification', {'num_labels': 1000},
+                              'classification/regnet/regnety_400mf_100e_imagenet.py',
+                              ("model.backbone.size='y_4gf'",)),
+    'microsoft/swin-tiny-patch4-window7-224': (
+        'SwinForImageClassification', {'num_labels': 1000},
+        'classification/swin/swin_tiny_300e_imagenet.py', ()),
+    'microsoft/swin-base-simmim-window6-192': (
+        'SwinForMaskedImageModeling',
+        {'image_size': 192, 'window_size': 6, 'embed_dim': 128, 'depths': [2, 2, 18, 2],
+         'num_heads': [4, 8, 16, 32]},
+        'classification/swin/swin_base_300e_imagenet.py', ('model.backbone.window_size=6',)),
+    'microsoft/swinv2-tiny-patch4-window8-256': (
+        'Swinv2ForImageClassification', {'num_labels': 1000, 'image_size': 256, 'window_size': 8},
+        'classification/swin_v2/swin_v2_tiny_w8_300e_imagenet_256.py', ()),
+    'facebook/mask2former-swin-small-coco-instance': (
+        'Mask2FormerForUniversalSegmentation', {'num_labels': 80},
+        'segmentation/mask2former/mask2former_resnet50_50e_coco_instance.py', (_SWIN_SMALL,)),
+    'facebook/mask2former-swin-small-cityscapes-panoptic': (
+        'Mask2FormerForUniversalSegmentation', {'num_labels': 19},
+        'segmentation/mask2former/mask2former_resnet50_50e_coco_panoptic.py',
+        (_SWIN_SMALL, 'model.head.num_classes=19', f'model.head.stuff={[*range(11)]}')),
+    'facebook/mask2former-swin-small-ade-semantic': (
+        'Mask2FormerForUniversalSegmentation', {'num_labels': 150},
+        'segmentation/mask2former/mask2former_resnet50_50e_coco_instance.py',
+        (_SWIN_SMALL, 'model.head.num_classes=150', "model.head.task='semantic'")),
     'nvidia/segformer-b0-finetuned-ade-512-512': (
         'SegformerForSemanticSegmentation', {'num_labels': 150},
         'segmentation/segformer/segformer_mit_b0_160k_ade20k.py', ()),
@@ -413,7 +459,9 @@ def check_transformers(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
         make = getattr(transformers, kind)
         with torch.device('meta'):
             shapes = make(make.config_class(**settings)).state_dict()
-            variant = Variant(config, overrides, with_head=kind not in ('ViTModel', 'Dinov2Model'))
+            has_head = not kind.endswith(('Model', 'ForMaskedImageModeling')) or kind in (
+                'CLIPModel', 'SiglipModel')
+            variant = Variant(config, overrides, with_head=has_head)
             problem = misfit(our_network(variant), shapes)
         print(f'{name}: {problem or config}', flush=True)
         if not problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -104,3 +105,11 @@ def _model_text(model: Mapping[str, Any]) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+@functools.cache
+def save_classes(name: str, classes: tuple[str, ...]) -> None:
+    """Write ``model_zoo/classes/NAME.json``."""
+    file = ZOO / 'classes' / f'{name}.json'
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(classes, indent=0, ensure_ascii=False) + '\n', 'utf-8')

@@ -7,8 +7,6 @@ The names of classes come along, into ``model_zoo/classes``.
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 import re
 from collections import defaultdict
@@ -16,7 +14,7 @@ from typing import Any
 
 import torch
 import torchvision
-from family_files import ZOO, normal_metric, write_source
+from family_files import normal_metric, save_classes, write_source
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
@@ -101,14 +99,6 @@ def classes_of(meta: dict[str, Any], metrics: dict[str, Any]) -> str | None:
         save_classes(known, tuple(names))
         return known
     return None
-
-
-@functools.cache
-def save_classes(name: str, classes: tuple[str, ...]) -> None:
-    """Write ``model_zoo/classes/NAME.json``."""
-    file = ZOO / 'classes' / f'{name}.json'
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(classes, indent=0, ensure_ascii=False) + '\n', 'utf-8')
 
 
 def preprocessing(weights: Any, builder: str) -> dict[str, Any] | None:

@@ -8,12 +8,13 @@ from stands in the table below, by pieces of their names.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import transformers
-from family_files import write_source
+from family_files import ZOO, save_classes, write_source
 
 # Folder of the architecture, what its checkpoints do, and what they learned from at least.
 ARCHITECTURES = {
@@ -57,17 +58,29 @@ CLIP = {'mean': [122.7709, 116.746, 104.0937], 'std': [68.5005, 66.6322, 70.3232
 SHORTER = {'resize': 256, 'crop': 224, 'interpolation': 'bicubic', 'backend': 'pillow'}
 SQUARE = {'resize': 224, 'squash': True, 'crop': 224, 'backend': 'pillow'}
 # How the preprocessor_config.json of these checkpoints prepares images, and their classes.
-PREPARED: dict[str, tuple[dict[str, Any], str | None]] = {
+PREPARED: dict[str, tuple[dict[str, Any] | None, str | None]] = {
     'google/vit-base-patch16-224': ({**HALF, **SQUARE, 'interpolation': 'bilinear'}, 'imagenet1k'),
     'google/vit-base-patch16-224-in21k': ({**HALF, **SQUARE, 'interpolation': 'bilinear'}, None),
     'facebook/deit-base-distilled-patch16-224': (
         {**IMAGENET, **SHORTER, 'squash': True}, 'imagenet1k'),
+    'facebook/convnext-tiny-224': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'facebook/convnextv2-tiny-1k-224': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'facebook/regnet-y-040': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'microsoft/beit-base-patch16-224': (
+        {**HALF, **SQUARE, 'interpolation': 'bilinear'}, 'imagenet1k'),
+    'microsoft/swin-tiny-patch4-window7-224': (
+        {**IMAGENET, **SQUARE, 'interpolation': 'bicubic'}, 'imagenet1k'),
+    'microsoft/swinv2-tiny-patch4-window8-256': (
+        {**IMAGENET, **SQUARE, 'resize': 256, 'crop': 256, 'interpolation': 'bicubic'},
+        'imagenet1k'),
     'facebook/dinov2-base': ({**IMAGENET, **SHORTER}, None),
     'facebook/hiera-tiny-224-hf': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
     'facebook/levit-128S': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
     'microsoft/resnet-50': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
     'openai/clip-vit-base-patch32': ({**CLIP, **SHORTER, 'resize': 224}, None),
     'google/siglip-base-patch16-224': ({**HALF, **SQUARE, 'interpolation': 'bicubic'}, None),
+    'facebook/mask2former-swin-small-coco-instance': (None, 'coco80'),
+    'facebook/mask2former-swin-small-cityscapes-panoptic': (None, 'cityscapes19'),
     'facebook/detr-resnet-50': (
         {**IMAGENET, 'resize': 800, 'longest': 1333, 'interpolation': 'bilinear',
          'backend': 'pillow'}, 'coco91'),
@@ -75,6 +88,9 @@ PREPARED: dict[str, tuple[dict[str, Any], str | None]] = {
         {**IMAGENET, 'resize': 512, 'squash': True, 'interpolation': 'bilinear',
          'backend': 'pillow'}, None),
 }
+CITYSCAPES = ('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light',
+              'traffic sign', 'vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck',
+              'bus', 'train', 'motorcycle', 'bicycle')
 NAME = re.compile(r'''(?:checkpoint\s*=\s*|from_pretrained\(\s*)["']([\w.-]+/[\w.-]+)["']''')
 
 
@@ -90,6 +106,10 @@ def main() -> None:
             families.append({'family': family, 'models': [as_model(n, task, data) for n in names],
                              'project': 'https://github.com/huggingface/transformers'})
     count = write_source('transformers', families)
+    # torchvision's list begins with the background and has gaps where COCO has no category.
+    coco = json.loads((ZOO / 'classes' / 'coco91.json').read_text('utf-8'))
+    save_classes('coco80', tuple(name for name in coco[1:] if name != 'N/A'))
+    save_classes('cityscapes19', CITYSCAPES)
     print(f'transformers {transformers.__version__}: {count} models')
 
 

@@ -7,6 +7,7 @@ from transformers import (
     Mask2FormerForUniversalSegmentation,
     Mask2FormerImageProcessor,
     ResNetConfig,
+    SwinConfig,
 )
 
 from openlab.algorithms.segmentation.mask2former import (
@@ -20,6 +21,7 @@ from openlab.algorithms.segmentation.mask2former import (
     segments_of,
 )
 from openlab.backbones.resnet import ResNet
+from openlab.backbones.swin import SwinTransformer
 from openlab.engine.loading import load_weights
 from openlab.structures.data_sample import DataSample
 from tests.algorithms.detection.parity import FROZEN, relative_error, shake
@@ -94,6 +96,31 @@ def test_raw_outputs_of_all_layers_equal_transformers(pair, batch):
         assert relative_error(logits, other['class_queries_logits']) <= 1e-4
         assert relative_error(masks, other['masks_queries_logits']) <= 1e-4
     assert (actual.masks[-1] > 0).float().mean(dim=(-1, -2)).std() > 0.01  # queries differ
+
+
+def test_raw_outputs_on_swin_equal_transformers(batch):
+    torch.manual_seed(0)
+    swin = {'embed_dim': 8, 'num_heads': (2, 2, 4, 4)}
+    theirs = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(
+        backbone_config=SwinConfig(
+            image_size=128, depths=[1, 1, 1, 1], window_size=4, **swin,
+            out_features=['stage1', 'stage2', 'stage3', 'stage4']),
+        num_labels=K, num_queries=Q, feature_size=D, mask_feature_size=D, hidden_dim=D,
+        encoder_feedforward_dim=48, dim_feedforward=40, encoder_layers=2,
+        decoder_layers=LAYERS + 1, num_attention_heads=4)).eval()
+    shake(theirs)
+    ours = Mask2Former(
+        SwinTransformer(**swin, num_blocks=(1, 1, 1, 1), window_size=4, out_stages=(2, 3, 4, 5)),
+        PixelDecoder((8, 16, 32, 64), D, D, 4, 2, hidden_dim=48),
+        Mask2FormerHead(K, (D, D, D, D), 'instance', num_queries=Q, embed_dim=D, num_heads=4,
+                        num_layers=LAYERS, hidden_dim=40)).eval()
+    report = load_weights(ours, theirs.state_dict())
+    assert report.complete and not report.unexpected
+    images = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        actual, expected = ours(images), theirs(images)
+    assert relative_error(actual.logits[-1], expected.class_queries_logits) <= 1e-4
+    assert relative_error(actual.masks[-1], expected.masks_queries_logits) <= 1e-4
 
 
 def test_losses_of_all_layers_equal_transformers(pair, batch):
