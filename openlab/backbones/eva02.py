@@ -37,14 +37,24 @@ _SIZES = {  # table 2: embed_dim, depth, num_heads, normalise gated values
 
 
 class RotaryGridAttention(KeyFreeBiasAttention):
-    """Self-attention whose queries and keys are rotated by the place of their patch."""
+    """Self-attention whose queries and keys are rotated by the place of their patch.
+
+    Args:
+        embed_dim: size of a token (D).
+        num_heads: number of heads (H).
+        with_norm: normalise what was mixed, before the last layer.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, with_norm: bool = False):
+        super().__init__(embed_dim, num_heads)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if with_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         """Mix tokens (B, 1 + h w, D); ``angles`` are cosine and sine of patches, (h w, E)."""
         q, k, v = self.split(x)
         q, k = (torch.cat([t[:, :, :1], rotate_pairs(t[:, :, 1:], *angles)], 2) for t in (q, k))
         x = attend(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(self.norm(x.transpose(1, 2).flatten(2)))
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -68,11 +78,11 @@ class EVA02Block(nn.Module):
     """Rotary attention, then a gated MLP, each behind its norm and with a residual around it."""
 
     def __init__(self, embed_dim: int, num_heads: int, hidden_dim: int, with_mlp_norm: bool,
-                 drop_path: float):
+                 drop_path: float, with_attention_norm: bool = False):
         super().__init__()
         norm = {'type': nn.LayerNorm, 'eps': 1e-6}
         self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.attn = RotaryGridAttention(embed_dim, num_heads)
+        self.attn = RotaryGridAttention(embed_dim, num_heads, with_attention_norm)
         self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.mlp = GatedMLP(embed_dim, hidden_dim, norm=norm if with_mlp_norm else None)
         self.drop_path = DropPath(drop_path)
@@ -126,6 +136,7 @@ class EVA02(nn.Module):
         num_heads: heads of each attention.
         mlp_ratio: hidden size of the gated MLPs over ``embed_dim``.
         with_mlp_norm: normalise the gated values.
+        with_attention_norm: normalise in the attention, before its last layer (EVA-02-CLIP).
         trained_grid: rows and columns of patches in pre-training; angles are stretched to it.
         drop_path: probability to drop the last block's branches in training; it rises linearly
             from 0.
@@ -160,6 +171,7 @@ class EVA02(nn.Module):
         num_heads: int | None = None,
         mlp_ratio: float = 8 / 3,
         with_mlp_norm: bool | None = None,
+        with_attention_norm: bool = False,
         trained_grid: tuple[int, int] = (16, 16),
         drop_path: float = 0.1,
         output: Literal['class_token', 'mean', 'maps'] = 'mean',
@@ -188,7 +200,8 @@ class EVA02(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.position = nn.Parameter(torch.zeros(1, 1 + math.prod(self.grid), embed_dim))
         self.blocks = nn.ModuleList(
-            EVA02Block(embed_dim, num_heads, int(embed_dim * mlp_ratio), with_mlp_norm, prob)
+            EVA02Block(embed_dim, num_heads, int(embed_dim * mlp_ratio), with_mlp_norm, prob,
+                       with_attention_norm)
             for prob in drop_path_probs(drop_path, depth)[: self.out_stages[-1]])
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.out_channels = (embed_dim,) * len(self.out_stages)

@@ -10,6 +10,15 @@ SMALL = {'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'patch_size': 8, 'image_si
          'trained_grid': (3, 3), 'drop_path': 0.0}
 
 
+def test_the_image_tower_of_eva02_clip_equals_timm_with_the_same_weights():
+    peer = TimmEva(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=7,
+                   mlp_ratio=8 / 3, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True,
+                   qkv_fused=False, use_rot_pos_emb=True, ref_feat_shape=(3, 3),
+                   global_pool='token')
+    ours = EVA02(**SMALL, with_mlp_norm=True, with_attention_norm=True, output='class_token')
+    assert_equal_to_peer(ours, peer, key_map(EVA02, 'timm'))
+
+
 @pytest.mark.parametrize('is_large', [False, True])
 def test_eva02_equals_timm_with_the_same_weights(is_large):
     peer = TimmEva(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=7,

@@ -118,8 +118,15 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
         {_VIT_SHAPE: ((1152, 27, 16, 3.7362),), 'patch_size': (14, 16),
          'image_size': (224, 256, 378, 384, 448, 512, 896),
          'output': ('attention_pool', 'normed_mean')}),
-    'beit/': ({'size': ('base', 'large'), 'image_size': (224, 384, 512)},),
-    'eva02/': ({'size': ('tiny', 'small', 'base', 'large'), 'image_size': (224, 336, 448)},),
+    'beit/': (
+        {'size': ('base', 'large'), 'image_size': (224, 384, 512)},
+        {'size': ('giant',), 'patch_size': (14,), 'image_size': (224, 336, 560),
+         'output': ('mean', 'class_token'),
+         ('layer_scale', 'with_relative_bias', 'with_position'): ((None, False, True),)}),
+    'eva02/': (
+        {'size': ('tiny', 'small', 'base', 'large'), 'image_size': (224, 336, 448)},
+        {('size', 'patch_size'): (('base', 16), ('large', 14)), 'image_size': (224, 336),
+         'with_attention_norm': (True,), 'output': ('class_token',)}),
     'swin/': ({'size': ('tiny', 'small', 'base', 'large'), 'window_size': (7, 12)},),
     'swin_v2/': (
         {'size': ('tiny', 'small', 'base', 'large'), ('window_size', 'trained_window'): (
