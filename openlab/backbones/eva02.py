@@ -64,7 +64,7 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def grid_angles(grid: tuple[int, int], head_dim: int, trained_grid: tuple[int, int],
-                device: torch.device) -> tuple[Tensor, Tensor]:
+                device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Cosine and sine for each patch, (h w, E): half of the channels by row, half by column."""
     num_bands = head_dim // 4
     bands = 10_000.0 ** (-torch.arange(num_bands, device=device) / num_bands)
@@ -150,6 +150,8 @@ class EVA02(nn.Module):
         strides: input pixels per step of each output map.
     """
 
+    cos: Tensor
+    sin: Tensor
     weights = (
         KeyMap('timm', _TIMM_KEYS, merges=_MERGES,
                signature=(r'^blocks\.0\.attn\.(?:q_bias|q_proj\.bias)$', r'\.mlp\.fc1')),
@@ -199,6 +201,10 @@ class EVA02(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.position = nn.Parameter(torch.zeros(1, 1 + math.prod(self.grid), embed_dim))
+        # Compiled code would compute them anew for every query and key.
+        for name, angles in zip(('cos', 'sin'),
+                                grid_angles(self.grid, self.head_dim, self.trained_grid)):
+            self.register_buffer(name, angles, persistent=False)
         self.blocks = nn.ModuleList(
             EVA02Block(embed_dim, num_heads, int(embed_dim * mlp_ratio), with_mlp_norm, prob,
                        with_attention_norm)
@@ -221,7 +227,9 @@ class EVA02(nn.Module):
         grid = (x.shape[2], x.shape[3])
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
         x = x + resize_position(self.position, self.grid, grid, 1)
-        angles = grid_angles(grid, self.head_dim, self.trained_grid, x.device)
+        angles = self.cos, self.sin
+        if grid != self.grid:
+            angles = grid_angles(grid, self.head_dim, self.trained_grid, x.device)
         maps = []
         for stage, block in enumerate(self.blocks, start=1):
             x = block(x, angles)

@@ -8,11 +8,11 @@ Idea: masked pre-training teaches what other pyramids build in, so that nothing 
 attention and MLPs. Early stages attend within windows ("mask units") of 32 pixels, late ones to the
 whole map; between stages the queries are pooled, two by two, by their maximum.
 
-Stages are counted by their stride, from 2 (stride 4) to 5 (stride 32). The released code reorders
-tokens so that windows lie together; here they stay on their map, which gives the same numbers.
+Stages are counted by their stride, from 2 (stride 4) to 5 (stride 32). The map is cut into its mask
+units once; each unit has 8 x 8 tokens at first and a quarter of them after each pooling.
 
-B batch · H, W height and width of a map · C, D channels in and out · n windows · T tokens of a
-window · h heads
+B batch · H, W height and width of a map · C, D channels in and out · n units · T tokens of a unit ·
+h heads
 """
 
 from __future__ import annotations
@@ -48,36 +48,32 @@ _HAS_WINDOWS = (True, True, False, False)
 
 
 class PoolingAttention(nn.Module):
-    """Attention within windows or over the whole map, whose queries may be pooled.
+    """Attention within units or over the whole map, whose queries may be pooled.
 
     Args:
         in_dim: size of a token that comes in (C).
         out_dim: size of a token that goes out (D).
         num_heads: number of heads (h).
-        window: side of the windows on the map that comes in; 0 is one window for all.
+        within_units: tokens see those of their unit only.
         with_pool: replace two by two queries by their maximum, which halves the map.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, num_heads: int, window: int, with_pool: bool):
+    def __init__(self, in_dim: int, out_dim: int, num_heads: int, within_units: bool,
+                 with_pool: bool):
         super().__init__()
-        self.num_heads, self.window, self.with_pool = num_heads, window, with_pool
+        self.num_heads, self.within_units, self.with_pool = num_heads, within_units, with_pool
         self.qkv = nn.Linear(in_dim, 3 * out_dim)
         self.proj = nn.Linear(out_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, D), or with pooling to (B, H / 2, W / 2, D)."""
-        H, W = x.shape[1:3]
-        window = (self.window, self.window) if self.window else (H, W)
+        """Map (B, n, T, C) to (B, n, T, D), or with pooling to (B, n, T / 4, D)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        query_window = window
         if self.with_pool:
             q = _pool(q)
-            query_window, H, W = (window[0] // 2, window[1] // 2), H // 2, W // 2
-        q, k, v = (
-            partition_windows(y, size).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for y, size in ((q, query_window), (k, window), (v, window)))
-        x = attend(q, k, v).transpose(1, 2).flatten(2)
-        return self.proj(merge_windows(x, query_window, (H, W)))
+        shape, first = q.shape, 0 if self.within_units else 1
+        q, k, v = (y.flatten(first, first + 1).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+                   for y in (q, k, v))
+        return self.proj(attend(q, k, v).transpose(1, 2).reshape(shape))
 
 
 class HieraBlock(nn.Module):
@@ -88,21 +84,21 @@ class HieraBlock(nn.Module):
         out_dim: size of a token that goes out (D); where it differs, the residual is projected
             and pooled as well.
         num_heads: heads of the attention.
-        window: see ``PoolingAttention``.
+        within_units: see ``PoolingAttention``.
         layer_scale: first value of a learned scale of both branches; ``None`` does without.
         with_projection: project the residual of a shrinking block; without, its maxima and its
             means stand side by side.
         drop_path: probability to leave out each of the two branches in training.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, num_heads: int, window: int,
+    def __init__(self, in_dim: int, out_dim: int, num_heads: int, within_units: bool,
                  layer_scale: float | None = None, with_projection: bool = True,
                  drop_path: float = 0.0):
         super().__init__()
         self.shrinks = in_dim != out_dim
         self.norm1 = nn.LayerNorm(in_dim, eps=1e-6)
         self.proj = nn.Linear(in_dim, out_dim) if self.shrinks and with_projection else None
-        self.attn = PoolingAttention(in_dim, out_dim, num_heads, window, self.shrinks)
+        self.attn = PoolingAttention(in_dim, out_dim, num_heads, within_units, self.shrinks)
         self.norm2 = nn.LayerNorm(out_dim, eps=1e-6)
         self.mlp = MLP(out_dim, 4 * out_dim)
         self.scale1, self.scale2 = (
@@ -110,28 +106,38 @@ class HieraBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to the same shape, or where it shrinks to (B, H / 2, W / 2, D)."""
+        """Map (B, n, T, C) to the same shape, or where it shrinks to (B, n, T / 4, D)."""
         y = self.norm1(x)
         if self.proj is not None:
             x = _pool(self.proj(y))
         elif self.shrinks:
-            x = torch.cat([_pool(x), _cells(x).mean((2, 4))], dim=-1)
+            x = torch.cat([_pool(x), _cells(x).mean((3, 5)).flatten(2, 3)], dim=-1)
         x = x + self.drop_path(self.scale1(self.attn(y)))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
 def _cells(x: Tensor) -> Tensor:
-    """View (B, H, W, C) as cells of two by two, (B, H / 2, 2, W / 2, 2, C)."""
-    return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+    """View units (B, n, T, C) as cells of two by two, (B, n, S / 2, 2, S / 2, 2, C), S^2 = T."""
+    half = math.isqrt(x.shape[2]) // 2
+    return x.unflatten(2, (half, 2, half, 2))
 
 
 def _pool(x: Tensor) -> Tensor:
-    """Maxima of cells of two by two, (B, H, W, C) to (B, H / 2, W / 2, C).
+    """Maxima of cells of two by two, (B, n, T, C) to (B, n, T / 4, C).
 
     Two steps over whole rows of channels; a reduction over both axes takes many times longer.
     """
-    x = torch.maximum(x[:, ::2], x[:, 1::2])
-    return torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    cells = _cells(x)
+    rows = torch.maximum(cells[:, :, :, 0], cells[:, :, :, 1])
+    return torch.maximum(rows[:, :, :, :, 0], rows[:, :, :, :, 1]).flatten(2, 3)
+
+
+def _as_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Put units (B, n, T, C) of a map of ``grid`` first tokens together, (B, C, H, W)."""
+    side = math.isqrt(x.shape[2])
+    shape = (grid[0] * side // _UNIT, grid[1] * side // _UNIT)
+    x = merge_windows(x.flatten(0, 1), (side, side), shape)
+    return x.permute(0, 3, 1, 2).contiguous()
 
 
 def _as_tokens(position: Tensor) -> Tensor:
@@ -256,10 +262,9 @@ class Hiera(nn.Module):
                 is_first = i == 0 and stage > 0
                 # A shrinking block still attends as the stage before it.
                 source = stage - is_first
-                window = _UNIT // 2**source if _HAS_WINDOWS[source] else 0
                 self.blocks.append(HieraBlock(
-                    dim // 2 if is_first else dim, dim, heads * 2**stage, window, layer_scale,
-                    with_projection, probs[len(self.blocks)]))
+                    dim // 2 if is_first else dim, dim, heads * 2**stage, _HAS_WINDOWS[source],
+                    layer_scale, with_projection, probs[len(self.blocks)]))
         self.out_channels = tuple(embed_dim * 2 ** (s - 2) for s in self.out_stages)
         self.strides = tuple(2**s for s in self.out_stages)
         self.norms = nn.ModuleDict({
@@ -288,7 +293,10 @@ class Hiera(nn.Module):
             raise ValueError(f'image height and width must be multiples of 32, not {x.shape[2]} x '
                              f'{x.shape[3]}; resize or pad (pad_divisor of the preprocessor)')
         x = self.patch_embed(x).permute(0, 2, 3, 1)
-        x = x + self._positions((x.shape[1], x.shape[2]))
+        grid = (x.shape[1], x.shape[2])
+        num_units = grid[0] // _UNIT * (grid[1] // _UNIT)
+        x = partition_windows(x + self._positions(grid), (_UNIT, _UNIT))
+        x = x.unflatten(0, (-1, num_units))
         maps = {}
         for i, block in enumerate(self.blocks, start=1):
             x = block(x)
@@ -296,8 +304,7 @@ class Hiera(nn.Module):
                 maps[self.stage_ends.index(i) + 2] = x
         if self.output == 'mean':
             return tuple(self.norms[str(s)](maps[s].mean((1, 2))) for s in self.out_stages)
-        return tuple(self.norms[str(s)](maps[s]).permute(0, 3, 1, 2).contiguous()
-                     for s in self.out_stages)
+        return tuple(_as_map(self.norms[str(s)](maps[s]), grid) for s in self.out_stages)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Positions of a map of ``grid`` tokens, (1, H, W, C)."""

@@ -457,7 +457,7 @@ def _add_mask(bias: Tensor, mask: Tensor | None, num_windows: int) -> Tensor:
     if mask is None:
         return bias
     both = bias + mask
-    return both.repeat(num_windows // len(mask), 1, 1, 1)
+    return both if len(mask) == num_windows else both.repeat(num_windows // len(mask), 1, 1, 1)
 
 
 def _log_offsets(size: tuple[int, int], trained: tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -300,6 +300,8 @@ def main() -> None:
     parser.add_argument('--only', default='', help='start of the names to check')
     parser.add_argument('--families', nargs='*', default=[''],
                         help='folders of configs/classification to compare with; by default all')
+    parser.add_argument('--missing', action='store_true',
+                        help='of torchvision and timm, check only entries without a record')
     parser.add_argument('--minutes', type=float, default=60, help='stop after this time')
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -308,12 +310,14 @@ def main() -> None:
     end = time.monotonic() + 60 * args.minutes
     for name, record in itertools.chain(
             check_own(args.only), check_dense(args.only),
-            check_transformers(args.only), check_published(args.only, end, args.families),
+            check_transformers(args.only),
+            check_published(args.only, end, args.families, old if args.missing else ()),
             check_openmmlab(args.contracts, args.only) if args.contracts else ()):
         records[name] = record
         found.add(name)
         write(records)
-    if time.monotonic() < end and args.families == [''] and args.contracts:
+    is_whole = args.families == [''] and args.contracts and not args.missing
+    if time.monotonic() < end and is_whole:
         records = {name: record for name, record in records.items()
                    if name in found or not name.startswith(args.only)}
         write(records)
@@ -475,11 +479,12 @@ def check_transformers(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, record_of(variant, 'names and shapes', len(shapes))
 
 
-def check_published(only: str, end: float,
-                    families: Sequence[str] = ('',)) -> Iterator[tuple[str, dict[str, Any]]]:
+def check_published(only: str, end: float, families: Sequence[str] = ('',),
+                    known: Container[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of torchvision and timm with as many parameters as a network of ours."""
     wanted = [model for source in ('torchvision', 'timm') for model in models_of(source)
-              if model.get('params') and model['name'].startswith(only)]
+              if model.get('params') and model['name'].startswith(only)
+              and model['name'] not in known]
     if not wanted:
         return
     done: dict[tuple[str, str, int, int], dict[str, Any] | None] = {}
