@@ -36,6 +36,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# Read by the C library of the processes that measure: memory that tensors give back stays with the
+# process. Else its pages are asked for again in some runs and not in others, by a tenth of a step.
+os.environ.setdefault('MALLOC_MMAP_THRESHOLD_', str(2**31))
+os.environ.setdefault('MALLOC_TRIM_THRESHOLD_', str(2**33))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
