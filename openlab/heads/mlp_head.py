@@ -20,7 +20,7 @@ from openlab.registry import MODELS
 
 @MODELS.register_module()
 class MLPHead(LinearHead):
-    """Pool the last feature map, pass hidden layers, classify.
+    """Pool the last feature map, if it is one, pass hidden layers, classify.
 
     Args:
         num_classes: number of classes.
@@ -63,8 +63,17 @@ class MLPHead(LinearHead):
         self.act = make_act(act)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        """Logits (B, K) from the last of ``feats``, (B, C, H, W)."""
-        x = F.adaptive_avg_pool2d(feats[-1], self.grid).flatten(1)
+        """Logits (B, K) from the last of ``feats``, (B, C, H, W) or, without a grid, (B, C).
+
+        Raises:
+            ValueError: if features are vectors, which have no grid of cells.
+        """
+        x = feats[-1]
+        if x.ndim == 4:
+            x = F.adaptive_avg_pool2d(x, self.grid).flatten(1)
+        elif self.grid != 1:
+            raise ValueError(f'MLPHead has grid={self.grid} but is fed vectors of shape '
+                             f'{tuple(x.shape)}, which have no cells; set grid=1')
         for layer, norm in zip(self.hidden, self.norms):
             x = self.dropout(self.act(norm(layer(x))))
         return self.fc(x)

@@ -69,6 +69,8 @@ _VIT = 'vit/vit_base_300e_imagenet'
 _PATCHES = (r"model.backbone.size='\1'", r'model.backbone.patch_size=\2')
 _MEAN = (*_PATCHES, "model.backbone.output='mean'")
 _IMAGE = r'model.backbone.image_size=\3'
+# A linear probe normalises its features, without weights of its own.
+_PROBE = "model.head.norm={'type': 'BatchNorm1d', 'affine': False, 'eps': 1e-6}"
 _DINOV2 = ('model.backbone.image_size=518', 'model.backbone.num_registers=0',
            'model.backbone.with_prefix_position=True')
 _EVA_G = ("model.backbone.size='giant'", 'model.backbone.layer_scale=None',
@@ -80,8 +82,8 @@ TRANSFORMERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'vision_transformer/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
     PublishedConfig(r'mocov3/benchmarks/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
     PublishedConfig(r'mae/benchmarks/vit-(\w+)-p(\d+)_.*in1k-(\d+)px', _VIT, (*_MEAN, _IMAGE)),
-    PublishedConfig(r'eva/benchmarks/vit-(\w+)-p(\d+)_.*linear', _VIT, (
-        *_MEAN, "model.head.norm={'type': 'BatchNorm1d', 'affine': False, 'eps': 1e-6}")),
+    PublishedConfig(r'eva/benchmarks/vit-(\w+)-p(\d+)_.*linear', _VIT, (*_MEAN, _PROBE)),
+    PublishedConfig(r'milan/benchmarks/vit-(\w+)-p(\d+)_.*linear', _VIT, (*_PATCHES, _PROBE)),
     PublishedConfig(r'(?:mae|eva|milan|maskfeat)/benchmarks/vit-(\w+)-p(\d+)_(?!.*linear)', _VIT,
                     _MEAN),
     PublishedConfig(r'/clip/vit-(\w+)-p(\d+)_headless', _VIT,

@@ -19,6 +19,17 @@ def test_maps_of_any_size_are_averaged_to_the_grid():
     assert head([torch.randn(1, 2, 9, 5)]).shape == (1, 3)
 
 
+def test_features_that_are_pooled_already_give_the_logits_of_their_map():
+    head = MLPHead(3, (6,), in_channels=2).eval()
+    x = torch.randn(4, 2, 5, 5)
+    torch.testing.assert_close(head([x.mean((2, 3))]), head([x]))
+
+
+def test_pooled_features_have_no_grid():
+    with pytest.raises(ValueError, match='set grid=1'):
+        MLPHead(3, (6,), in_channels=2, grid=7)([torch.randn(4, 2)])
+
+
 def test_a_head_without_hidden_layers_or_channels_is_refused():
     with pytest.raises(ValueError, match='LinearHead'):
         MLPHead(3, (), in_channels=2)
