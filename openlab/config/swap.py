@@ -89,9 +89,22 @@ def swap_part(values: ConfigDict, edit: Override) -> Swap | None:
         return Swap(replace(edit, value=new))
     carry = ('in_channels', *(('norm',) if part.weights else ()))
     new = _carried(new, old, carry)
-    if getattr(owner, 'needs_maps', True):
+    if needs_maps(owner, parent):
         new = fit_backbone(new, old, edit.text)
     return Swap(replace(edit, value=new), tuple(_leave_behind(values, part.weights, edit)))
+
+
+def needs_maps(owner: type, parent: Mapping[str, Any]) -> bool:
+    """Whether a backbone in ``parent`` has to give maps of the strides that it had before.
+
+    Args:
+        owner: the class of the algorithm.
+        parent: its config: a classifier takes vectors too, but its neck or its head may not.
+    """
+    if getattr(owner, 'needs_maps', True) or parent.get('neck') is not None:
+        return True
+    head = parent.get('head') or {}
+    return 'type' in head and getattr(resolve_type(head['type'], MODELS), 'needs_maps', False)
 
 
 def fit_backbone(new: ConfigDict, old: Mapping[str, Any], where: str = '') -> ConfigDict:

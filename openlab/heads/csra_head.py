@@ -46,6 +46,7 @@ class CSRAHead(MultiLabelHead):
         threshold: predicted labels are the classes that are at least this probable.
     """
 
+    needs_maps = True
     weights = (
         # Its classifiers are 1x1 convolutions there.
         KeyMap('openmmlab', ((r'^csra_heads\.(\d+)\.head\.', r'classifiers.\1.'),),
@@ -74,7 +75,15 @@ class CSRAHead(MultiLabelHead):
             nn.Linear(channels, num_classes, bias=False) for _ in self.temperatures)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        """Logits (B, K) from the last of ``feats``, (B, C, H, W)."""
+        """Logits (B, K) from the last of ``feats``, (B, C, H, W).
+
+        Raises:
+            ValueError: if features are vectors, which have no places to attend to.
+        """
+        if feats[-1].ndim != 4:
+            raise ValueError(
+                f'CSRAHead attends to the places of a feature map but is fed vectors of shape '
+                f"{tuple(feats[-1].shape)}; set model.backbone.output='maps'")
         places = self.dropout(feats[-1].flatten(2).transpose(1, 2))
         logits = []
         for classifier, temperature in zip(self.classifiers, self.temperatures):

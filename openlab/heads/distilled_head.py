@@ -75,10 +75,11 @@ class DistilledHead(LinearHead):
         """Logits of the class token and of the distillation token, (2, B, K).
 
         Args:
-            feats: the last two are the features of class and distillation token; a single one
-                serves both.
+            feats: the last two, if they are alike, are the features of class and distillation
+                token; of a backbone without such tokens the last serves both.
         """
-        class_feats, distill_feats = self.pool(feats[max(len(feats) - 2, 0)]), self.pool(feats[-1])
+        has_pair = len(feats) > 1 and feats[-2].shape == feats[-1].shape
+        class_feats, distill_feats = self.pool(feats[-2 if has_pair else -1]), self.pool(feats[-1])
         return torch.stack([
             self.fc(self.dropout(self.norm(class_feats))),
             self.fc_distill(self.dropout(self.norm_distill(distill_feats)))])

@@ -3,9 +3,11 @@
 import textwrap
 
 import pytest
+import torch
 
 from openlab import cli
 from openlab.config import ConfigError, ConfigWarning, load_config
+from openlab.config.build import build
 from openlab.config.parts import find_part, kind_of, published_names, sizes_of
 from openlab.registry import MODELS
 
@@ -101,6 +103,20 @@ def test_a_classifier_takes_a_backbone_as_it_was_published():
     cfg = load_config('quickstart/classification', ['model.backbone=ViT-Ti/16'])
     assert cfg.model.backbone.type.dotted_path.endswith('.VisionTransformer')
     assert 'output' not in cfg.model.backbone
+
+
+@pytest.mark.parametrize('backbone', ['ViT-Tiny', 'ConvNeXt-T', 'Swin-T', 'HRNet'])
+@pytest.mark.parametrize('config', [
+    'csra/csra_resnet101_30e_voc', 'deit/deit_tiny_distilled_300e_imagenet',
+    'hrnet/hrnet_w18_100e_imagenet', 'mobilenet_v3/mobilenet_v3_large_300e_imagenet',
+    'arcface/arcface_resnet18_20e_digits'])
+@pytest.mark.filterwarnings('ignore::openlab.config.ConfigWarning')
+def test_a_classifier_of_any_head_and_neck_runs_on_any_backbone(config, backbone):
+    model = load_config(f'classification/{config}', [f'model.backbone={backbone}']).to_plain()[
+        'model']
+    with torch.device('meta'):
+        logits = build(model, path='model').eval().outputs(torch.zeros(2, 3, 224, 224))
+    assert logits.shape == (2, model['head']['num_classes'])
 
 
 def test_a_neck_makes_the_levels_of_the_one_before():

@@ -74,6 +74,11 @@ def test_csra_refuses_numbers_of_heads_without_temperatures():
         CSRAHead(3, 4, num_heads=3)
 
 
+def test_csra_says_that_vectors_have_no_places():
+    with pytest.raises(ValueError, match=r"model\.backbone\.output='maps'"):
+        CSRAHead(3, 4)([torch.randn(2, 4)])
+
+
 @pytest.mark.parametrize('kind', [MultiLabelHead, CSRAHead])
 def test_a_few_images_with_several_labels_are_learned(kind):
     torch.manual_seed(0)
