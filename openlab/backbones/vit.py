@@ -142,7 +142,9 @@ class VisionTransformer(nn.Module):
             ``'giant'``: sets ``embed_dim``, ``depth`` and ``num_heads`` where these are left out.
         patch_size: height and width of a patch in pixels.
         image_size: (height, width), or one number for both, that positions are learned for.
-            Images of other sizes work as well: positions are then interpolated.
+            Images of other sizes work as well: positions are then interpolated. Of images of this
+            size what fills no patch, at the right and at the bottom, is cut off (SigLIP has 384
+            pixels and patches of 14); other images must be multiples of ``patch_size``.
         in_channels: channels of the input.
         embed_dim: size of a token (D).
         depth: number of blocks.
@@ -246,7 +248,11 @@ class VisionTransformer(nn.Module):
         norm = norm or {'type': nn.LayerNorm, 'eps': 1e-6}
         self.output = output
         self.out_stages = check_out_stages(out_stages or (depth,), first=1, last=depth)
-        self.grid = _grid_of(image_size, patch_size)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.trained_size = (height, width)
+        self.grid = (height // patch_size, width // patch_size)
+        if not min(self.grid):
+            raise ValueError(f'image_size={image_size} holds no patch of patch_size={patch_size}')
 
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, bias=not with_pre_norm)
         self.num_prefix = with_class_token + with_distill_token + num_registers
@@ -336,6 +342,9 @@ class VisionTransformer(nn.Module):
 
     def _embed(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Tokens that enter the first block, and the grid of patches, of images x."""
+        if x.shape[-2:] == self.trained_size:
+            size = self.patch_embed.patch_size
+            x = x[..., : self.grid[0] * size, : self.grid[1] * size]
         x = self.patch_embed(x)
         grid = (x.shape[2], x.shape[3])
         x = self._with_positions(x.flatten(2).transpose(1, 2), grid, keep)
@@ -358,13 +367,6 @@ class VisionTransformer(nn.Module):
         if hasattr(self, 'registers'):
             prefix.append(self.registers)
         return torch.cat([*(p.expand(len(x), -1, -1) for p in prefix), x], dim=1)
-
-
-def _grid_of(image_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if height % patch_size or width % patch_size:
-        raise ValueError(f'image_size={image_size} must be a multiple of patch_size={patch_size}')
-    return height // patch_size, width // patch_size
 
 
 def _fit_position(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -170,7 +170,7 @@ def test_positions_and_class_token_are_kept_out_of_weight_decay():
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'size': 'nano'}, "not 'nano'"),
-    ({'image_size': 30}, 'image_size=30 must be a multiple of patch_size=16'),
+    ({'image_size': 15}, 'image_size=15 holds no patch of patch_size=16'),
     ({'output': 'token'}, "not 'token'"),
     ({'with_class_token': False}, 'needs with_class_token=True'),
     ({'with_distill_token': True, 'output': 'mean'}, "needs output='class_token'"),
@@ -185,6 +185,19 @@ def test_wrong_arguments_are_refused_with_what_is_accepted(arguments, message):
 def test_an_image_that_patches_do_not_cover_is_refused():
     with pytest.raises(ValueError, match='multiples of patch_size=8, not 30 x 32'):
         VisionTransformer(**SMALL)(torch.zeros(1, 3, 30, 32))
+
+
+def test_what_fills_no_patch_of_an_image_of_the_size_of_training_is_cut_off_as_in_timm():
+    torch.manual_seed(0)
+    reference = TimmViT(
+        img_size=30, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0).eval()
+    backbone = VisionTransformer(
+        embed_dim=32, depth=2, num_heads=2, image_size=30, patch_size=8).eval()
+    load_weights(backbone, reference.state_dict())
+    images = torch.randn(2, 3, 30, 30)
+    torch.testing.assert_close(backbone(images)[0], reference(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match='multiples of patch_size=8, not 30 x 32'):
+        backbone(torch.zeros(1, 3, 30, 32))
 
 
 def test_class_token_and_mean_are_those_that_transformers_classifies_dinov2_by():
