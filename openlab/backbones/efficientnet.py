@@ -204,6 +204,22 @@ _LUKEMELAS_KEYS = (
     (r'^_bn1\.', 'last.norm.'),
     (r'^_fc\.', '../head.fc.'),
 )
+_TRANSFORMERS_KEYS = (
+    (r'^efficientnet\.', ''),
+    (r'^encoder\.', ''),
+    (r'\.expansion\.expand_conv\.', '.expand.conv.'),
+    (r'\.expansion\.expand_bn\.', '.expand.norm.'),
+    (r'\.depthwise_conv\.depthwise_conv\.', '.depthwise.conv.'),
+    (r'\.depthwise_conv\.depthwise_norm\.', '.depthwise.norm.'),
+    (r'\.squeeze_excite\.', '.se.'),
+    (r'\.projection\.project_conv\.', '.project.conv.'),
+    (r'\.projection\.project_bn\.', '.project.norm.'),
+    (r'^embeddings\.convolution\.', 'stem.conv.'),
+    (r'^embeddings\.batchnorm\.', 'stem.norm.'),
+    (r'^top_conv\.', 'last.conv.'),
+    (r'^top_bn\.', 'last.norm.'),
+    (r'^classifier\.', '../head.fc.'),
+)
 
 
 def _maps_by_depth() -> list[KeyMap]:
@@ -221,6 +237,11 @@ def _maps_by_depth() -> list[KeyMap]:
             [*((rf'^_blocks\.{k}\.', f'groups.{g}.{i}.') for k, (g, i) in enumerate(places)),
              *_LUKEMELAS_KEYS],
             signature=[rf'^_blocks\.{len(places) - 1}\.', r'^_conv_stem\.']))
+        maps.append(KeyMap(
+            'transformers',
+            [*_TRANSFORMERS_KEYS,
+             *((rf'^blocks\.{k}\.', f'groups.{g}.{i}.') for k, (g, i) in enumerate(places))],
+            signature=[rf'encoder\.blocks\.{len(places) - 1}\.projection\.']))
         # OpenMMLab lists groups of one stride together, so these two start in mid-list.
         late = [(f'layers.4.{nums[3] + i}', f'groups.4.{i}') for i in range(nums[4])]
         late += [(f'layers.5.{nums[5] + i}', f'groups.6.{i}') for i in range(nums[6])]

@@ -38,19 +38,21 @@ class InvertedResidual(nn.Module):
         stride: step of the 3x3 convolution.
         dilation: dilation of the 3x3 convolution.
         drop_path: probability to leave the block out in training.
+        padding: of the 3x3 convolution, see ``ConvNormAct``.
         norm: see ``make_norm``.
         act: see ``make_act``.
     """
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int = 6, stride: int = 1,
-                 dilation: int = 1, drop_path: float = 0.0, norm: dict[str, Any] | None = None,
+                 dilation: int = 1, drop_path: float = 0.0,
+                 padding: Literal['same'] | None = None, norm: dict[str, Any] | None = None,
                  act: dict[str, Any] | None = None):
         super().__init__()
         inner = in_channels * expansion
         self.expand: nn.Module = nn.Identity()
         if expansion > 1:
             self.expand = ConvNormAct(in_channels, inner, 1, norm=norm, act=act)
-        self.depthwise = ConvNormAct(inner, inner, 3, stride, dilation=dilation, groups=inner,
+        self.depthwise = ConvNormAct(inner, inner, 3, stride, padding, dilation, inner,
                                      norm=norm, act=act)
         self.project = ConvNormAct(inner, out_channels, 1, norm=norm, with_act=False)
         self.drop_path = DropPath(drop_path)
@@ -121,6 +123,18 @@ _OPENMMLAB_KEYS = (
     (r'^layer6\.', 'stages.4.'),
     (r'^layer7\.0\.', 'stages.4.3.'),
 )
+_PARTS = {'expand_1x1': 'expand', 'conv_3x3': 'depthwise', 'reduce_1x1': 'project'}
+_KINDS = {'convolution': 'conv', 'normalization': 'norm'}
+_TRANSFORMERS_KEYS = (
+    (r'^mobilenet_v2\.', ''),
+    *((rf'\.{theirs}\.', f'.{ours}.') for theirs, ours in (_PARTS | _KINDS).items()),
+    (r'^conv_stem\.first_conv\.', 'stem.'),
+    (r'^conv_stem\.', 'stages.0.0.'),
+    (r'^conv_1x1\.', 'last.'),
+    *((rf'^layer\.{k}\.', f'stages.{stage}.{i}.') for k, (stage, i) in enumerate(
+        (stage, i) for stage, size in enumerate(_SIZES[1:], start=1) for i in range(size))),
+    (r'^classifier\.', '../head.fc.'),
+)
 
 
 @MODELS.register_module()
@@ -135,6 +149,8 @@ class MobileNetV2(nn.Module):
             detectors want. It does not shrink with ``width``.
         output_stride: 8 or 16 keep the resolution from there on and dilate instead.
         drop_path: probability to drop the last block in training; it rises linearly from 0.
+        padding: ``'same'`` is TensorFlow's rule, see ``Conv2dSame``; weights that were trained
+            there need it.
         norm: see ``make_norm``.
         act: see ``make_act``; by default ReLU6.
         out_stages: stages whose maps come out, rising, from 1 (stride 2) to 5 (stride 32).
@@ -148,6 +164,7 @@ class MobileNetV2(nn.Module):
         KeyMap('torchvision', _torchvision_keys(), signature=(r'^features\.18\.0\.',)),
         KeyMap('timm', _TIMM_KEYS, signature=(r'^conv_stem\.', r'^blocks\.6\.0\.conv_pwl')),
         KeyMap('openmmlab', _OPENMMLAB_KEYS, signature=(r'^layer7\.0\.conv\.2\.conv\.',)),
+        KeyMap('transformers', _TRANSFORMERS_KEYS, signature=(r'(^|\.)conv_stem\.reduce_1x1\.',)),
     )
 
     def __init__(
@@ -158,16 +175,20 @@ class MobileNetV2(nn.Module):
         last_channels: int = 1280,
         output_stride: Literal[8, 16, 32] = 32,
         drop_path: float = 0.0,
+        padding: Literal['symmetric', 'same'] = 'symmetric',
         norm: dict[str, Any] | None = None,
         act: dict[str, Any] | None = None,
         out_stages: Sequence[int] = (5,),
     ):
         super().__init__()
+        if padding not in ('symmetric', 'same'):
+            raise ValueError(f"padding is 'symmetric' or 'same', not {padding!r}")
+        pad: Literal['same'] | None = 'same' if padding == 'same' else None
         self.out_stages = check_out_stages(out_stages, first=1, last=5)
         act = act or {'type': nn.ReLU6}
         style: dict[str, Any] = {'norm': norm, 'act': act}
         channels = round_channels(32 * width)
-        self.stem = ConvNormAct(in_channels, channels, 3, stem_stride, **style)
+        self.stem = ConvNormAct(in_channels, channels, 3, stem_stride, pad, **style)
         probs = iter(drop_path_probs(drop_path, sum(_SIZES)))
         stages = [nn.Sequential() for _ in range(self.out_stages[-1])]
         stage_channels: dict[int, int] = {}
@@ -186,7 +207,7 @@ class MobileNetV2(nn.Module):
                 stages[stage - 1].append(InvertedResidual(
                     channels, out, expansion, stride=stride if j == 0 else 1,
                     dilation=first_dilation if j == 0 else dilation, drop_path=next(probs),
-                    **style))
+                    padding=pad, **style))
                 channels = out
             stage_channels[stage], stage_strides[stage] = channels, total_stride
         self.stages = nn.ModuleList(stages)

@@ -9,6 +9,8 @@ import transformers
 from openlab.algorithms.classification.image_classifier import ImageClassifier
 from openlab.backbones.beit import BEiT
 from openlab.backbones.convnext import ConvNeXt
+from openlab.backbones.efficientnet import EfficientNet
+from openlab.backbones.mobilenet_v2 import MobileNetV2
 from openlab.backbones.poolformer import PoolFormer
 from openlab.backbones.pvt_v2 import PVTv2
 from openlab.backbones.regnet import RegNet
@@ -16,6 +18,7 @@ from openlab.backbones.swin import SwinTransformer
 from openlab.engine.loading import load_weights
 from openlab.heads.linear_head import LinearHead
 
+FINE = {'type': torch.nn.BatchNorm2d, 'eps': 0.001}
 SWIN = {'embed_dim': 16, 'num_heads': (2, 2, 4, 4), 'num_blocks': (1, 2, 1, 1)}
 SWIN_PEER = {'embed_dim': 16, 'num_heads': [2, 2, 4, 4], 'depths': [1, 2, 1, 1], 'image_size': 128}
 NETWORKS = {
@@ -45,6 +48,16 @@ NETWORKS = {
                  {'embedding_size': 32, 'hidden_sizes': [32, 64, 160, 384],
                   'depths': [1, 2, 7, 12], 'groups_width': 16, 'layer_type': 'x'}),
     'pvt_v2': (lambda: PVTv2('b0'), transformers.PvtV2ForImageClassification, {}),
+    'efficientnet': (
+        lambda: EfficientNet('b0', padding='same', norm=FINE),
+        transformers.EfficientNetForImageClassification,
+        {'width_coefficient': 1.0, 'depth_coefficient': 1.0, 'hidden_dim': 1280}),
+    'efficientnet_b2': (
+        lambda: EfficientNet('b2', padding='same', norm=FINE),
+        transformers.EfficientNetForImageClassification,
+        {'width_coefficient': 1.1, 'depth_coefficient': 1.2, 'hidden_dim': 1408}),
+    'mobilenet_v2': (lambda: MobileNetV2(padding='same', norm=FINE),
+                     transformers.MobileNetV2ForImageClassification, {}),
     'poolformer': (
         lambda: PoolFormer(channels=(8, 16, 24, 32), num_blocks=(1, 1, 2, 1)),
         transformers.PoolFormerForImageClassification,

@@ -189,9 +189,12 @@ DENSE: dict[str, tuple[str, tuple[str, ...], int]] = {
 }
 # Checkpoints of transformers: class, settings beyond its defaults, our config, its overrides.
 _FINE_NORM = "model.backbone.norm={'type': 'torch.nn.LayerNorm', 'eps': 1e-12}"
+_FINE_BATCH_NORM = "model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}"
 _VIT = 'classification/vit/vit_base_300e_imagenet.py'
 _SWIN_SMALL = ("model.backbone={'type': 'openlab.backbones.swin.SwinTransformer', 'size': 'small', "
                "'out_stages': [2, 3, 4, 5]}")
+TWO_TOWERS = ('CLIPModel', 'SiglipModel')
+HEADLESS = ('Model', 'ForMaskedImageModeling', 'HieraForPreTraining')
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
     'google/vit-base-patch16-224': (
         'ViTForImageClassification', {'num_labels': 1000}, _VIT,
@@ -210,6 +213,13 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
          'model.backbone.num_registers=0', 'model.backbone.with_prefix_position=True')),
     'facebook/hiera-tiny-224-hf': (
         'HieraForImageClassification', {'num_labels': 1000, 'depths': [1, 2, 7, 2]},
+        'classification/hiera/hiera_tiny_100e_imagenet.py', ()),
+    'facebook/hiera-base-224': (
+        'HieraForImageClassification', {'num_labels': 1000, 'depths': [2, 3, 16, 3]},
+        'classification/hiera/hiera_tiny_100e_imagenet.py', ("model.backbone.size='base'",)),
+    'facebook/hiera-tiny-224-mae-hf': (
+        'HieraForPreTraining', {'depths': [1, 2, 7, 2], 'decoder_hidden_size': 384,
+                                'decoder_depth': 8, 'decoder_num_heads': 16},
         'classification/hiera/hiera_tiny_100e_imagenet.py', ()),
     'facebook/levit-128S': (
         'LevitForImageClassificationWithTeacher',
@@ -235,6 +245,14 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
     'facebook/convnextv2-tiny-1k-224': (
         'ConvNextV2ForImageClassification', {'num_labels': 1000},
         'classification/convnext/convnext_v2_tiny_300e_imagenet.py', ()),
+    'google/efficientnet-b7': (
+        'EfficientNetForImageClassification', {'num_labels': 1000},
+        'classification/efficientnet/efficientnet_b0_350e_imagenet.py',
+        ("model.backbone.size='b7'", "model.backbone.padding='same'", _FINE_BATCH_NORM)),
+    'google/mobilenet_v2_1.0_224': (
+        'MobileNetV2ForImageClassification', {'num_labels': 1001},
+        'classification/mobilenet_v2/mobilenet_v2_150e_imagenet.py',
+        ('model.head.num_classes=1001', "model.backbone.padding='same'", _FINE_BATCH_NORM)),
     'sail/poolformer_s12': (
         'PoolFormerForImageClassification', {'num_labels': 1000},
         'classification/poolformer/poolformer_s12_300e_imagenet.py',
@@ -470,8 +488,7 @@ def check_transformers(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
         make = getattr(transformers, kind)
         with torch.device('meta'):
             shapes = make(make.config_class(**settings)).state_dict()
-            has_head = not kind.endswith(('Model', 'ForMaskedImageModeling')) or kind in (
-                'CLIPModel', 'SiglipModel')
+            has_head = kind in TWO_TOWERS or not kind.endswith(HEADLESS)
             variant = Variant(config, overrides, with_head=has_head)
             problem = misfit(our_network(variant), shapes)
         print(f'{name}: {problem or config}', flush=True)

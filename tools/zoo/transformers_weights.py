@@ -75,6 +75,14 @@ PREPARED: dict[str, tuple[dict[str, Any] | None, str | None]] = {
         'imagenet1k'),
     'facebook/dinov2-base': ({**IMAGENET, **SHORTER}, None),
     'facebook/hiera-tiny-224-hf': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'facebook/hiera-base-224': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
+    'facebook/hiera-tiny-224-mae-hf': ({**IMAGENET, **SHORTER}, None),
+    # It normalises twice, by roots of ImageNet's deviations.
+    'google/efficientnet-b7': (
+        {**IMAGENET, **SQUARE, 'resize': 600, 'crop': 600, 'interpolation': 'nearest'},
+        'imagenet1k'),
+    'google/mobilenet_v2_1.0_224': (
+        {**HALF, **SHORTER, 'interpolation': 'bilinear'}, 'imagenet1001'),
     'facebook/levit-128S': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
     'microsoft/resnet-50': ({**IMAGENET, **SHORTER}, 'imagenet1k'),
     'openai/clip-vit-base-patch32': ({**CLIP, **SHORTER, 'resize': 224}, None),
@@ -110,6 +118,8 @@ def main() -> None:
     coco = json.loads((ZOO / 'classes' / 'coco91.json').read_text('utf-8'))
     save_classes('coco80', tuple(name for name in coco[1:] if name != 'N/A'))
     save_classes('cityscapes19', CITYSCAPES)
+    imagenet = json.loads((ZOO / 'classes' / 'imagenet1k.json').read_text('utf-8'))
+    save_classes('imagenet1001', ('background', *imagenet))
     print(f'transformers {transformers.__version__}: {count} models')
 
 
