@@ -139,13 +139,16 @@ class SwinBlock(nn.Module):
         dropout: probability to drop an output of a layer of the MLP in training.
         drop_path: probability to leave out each of the two branches in training.
         act: see ``make_act``; by default GELU.
+        always_shift: roll also a map that one window covers.
     """
 
     def __init__(self, attn: nn.Module, embed_dim: int, window_size: tuple[int, int],
                  is_shifted: bool, is_post_norm: bool, mlp_ratio: float = 4.0,
-                 dropout: float = 0.0, drop_path: float = 0.0, act: dict[str, Any] | None = None):
+                 dropout: float = 0.0, drop_path: float = 0.0, act: dict[str, Any] | None = None,
+                 always_shift: bool = False):
         super().__init__()
         self.window_size, self.is_shifted = window_size, is_shifted
+        self.always_shift = always_shift
         self.is_post_norm = is_post_norm
         self.norm1 = nn.LayerNorm(embed_dim)
         self.attn = attn
@@ -166,8 +169,9 @@ class SwinBlock(nn.Module):
         x = pad_to_windows(x, size)
         shape = (x.shape[1], x.shape[2])
         # A side that one window covers needs no shift: all its tokens see each other already.
-        down, right = (side // 2 if self.is_shifted and side < length else 0
-                       for side, length in zip(size, shape))
+        down, right = (
+            side // 2 if self.is_shifted and (side < length or self.always_shift) else 0
+            for side, length in zip(size, shape))
         mask = None
         if down or right:
             x = x.roll((-down, -right), (1, 2))
@@ -331,6 +335,8 @@ class SwinTransformer(nn.Module):
             version 2 with windows of 16 or 24 have half of that in the last stage.
         trained_window: for version 2, side of the windows (one for each stage) in pre-training,
             where it was another one.
+        always_shift: shift windows also where one covers the map, which then sees it in parts, as
+            weights do that were trained so (OpenMMLab's with ``pad_small_map``).
         patch_size: height and width of a patch in pixels.
         in_channels: channels of the input.
         embed_dim: size of a token in the first stage; it doubles from stage to stage.
@@ -382,6 +388,7 @@ class SwinTransformer(nn.Module):
         version: Literal[1, 2] = 1,
         window_size: int | Sequence[int] | None = None,
         trained_window: Sequence[int] | None = None,
+        always_shift: bool = False,
         patch_size: int = 4,
         in_channels: int = 3,
         embed_dim: int | None = None,
@@ -421,7 +428,7 @@ class SwinTransformer(nn.Module):
                 if version == 2:
                     attn = CosineWindowAttention(dim, window, heads[i], trained[i])
                 blocks.append(SwinBlock(attn, dim, window, j % 2 == 1, version == 2, mlp_ratio,
-                                        dropout, next(probs), act))
+                                        dropout, next(probs), act, always_shift))
             downsample = PatchMerging(dim // 2, version == 2) if i else nn.Identity()
             self.stages.append(SwinStage(downsample, blocks))
         dims = [embed_dim * 2 ** (stage - 2) for stage in self.out_stages]

@@ -59,7 +59,8 @@ STATISTICS: tuple[tuple[str, tuple[str, str]], ...] = (
     (r'/resnet\d+_.*cifar100', _statistics((129.304, 124.07, 112.434), (68.17, 65.392, 70.418))),
     (r'/resnet\d+_.*cifar10', _statistics((125.307, 122.961, 113.8575),
                                           (51.5865, 50.847, 51.255))),
-    (r'/inception-v3_', _statistics((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))),
+    (r'/inception-v3_|/resnet50-arcface_', _statistics((123.675, 116.28, 103.53),
+                                                       (58.395, 57.12, 57.375))),
 )
 _CIFAR10 = 'model.head.num_classes=10'
 _IN21K = 'model.head.num_classes=21841'
@@ -80,10 +81,13 @@ TRANSFORMERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'vision_transformer/vit-(\w+)-p(\d+)_.*in1k-(\d+)px', _VIT,
                     (*_PATCHES, _IMAGE)),
     PublishedConfig(r'vision_transformer/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
+    PublishedConfig(r'mocov3/benchmarks/vit-small-p16_', _VIT,
+                    # MoCo v3 has twice as many heads as others of this size.
+                    ("model.backbone.size='small'", 'model.backbone.num_heads=12')),
     PublishedConfig(r'mocov3/benchmarks/vit-(\w+)-p(\d+)_', _VIT, _PATCHES),
     PublishedConfig(r'mae/benchmarks/vit-(\w+)-p(\d+)_.*in1k-(\d+)px', _VIT, (*_MEAN, _IMAGE)),
-    PublishedConfig(r'eva/benchmarks/vit-(\w+)-p(\d+)_.*linear', _VIT, (*_MEAN, _PROBE)),
-    PublishedConfig(r'milan/benchmarks/vit-(\w+)-p(\d+)_.*linear', _VIT, (*_PATCHES, _PROBE)),
+    PublishedConfig(r'(?:eva|milan)/benchmarks/vit-(\w+)-p(\d+)_.*linear', _VIT,
+                    (*_PATCHES, _PROBE)),
     PublishedConfig(r'(?:mae|eva|milan|maskfeat)/benchmarks/vit-(\w+)-p(\d+)_(?!.*linear)', _VIT,
                     _MEAN),
     PublishedConfig(r'/clip/vit-(\w+)-p(\d+)_headless', _VIT,
@@ -124,6 +128,9 @@ TRANSFORMERS: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/deit3-(\w+)-p(\d+)_.*in1k-(\d+)px', 'deit3/deit3_small_300e_imagenet',
                     (*_PATCHES, _IMAGE)),
     PublishedConfig(r'/deit3-(\w+)-p(\d+)_', 'deit3/deit3_small_300e_imagenet', _PATCHES),
+    PublishedConfig(r'simmim/benchmarks/swin-large-w14_', 'swin/swin_tiny_300e_imagenet',
+                    ("model.backbone.size='large'", 'model.backbone.window_size=14',
+                     'model.backbone.always_shift=True')),
     PublishedConfig(r'simmim/benchmarks/swin-(tiny|small|base|large)-w(\d+)_',
                     'swin/swin_tiny_300e_imagenet',
                     (r"model.backbone.size='\1'", r'model.backbone.window_size=\2')),
@@ -178,7 +185,8 @@ _R50 = r'/(?:barlowtwins|byol|densecl|mocov2|simsiam|spark_sparse|swav)[-_]resne
 PRETRAINED: tuple[PublishedConfig, ...] = (
     PublishedConfig(_R50, _RESNET, part='backbone'),
     # Without the last norm of BEiT v2 and of SparK's ConvNeXt these are no whole backbones.
-    PublishedConfig(r'/beit_beit-base-p16_', 'beit/beit_base_100e_imagenet', part='backbone'),
+    PublishedConfig(r'/beit_beit-base-p16_', 'beit/beit_base_100e_imagenet',
+                    ("model.backbone.output='class_token'",), part='backbone'),
     PublishedConfig(r'/(?:maskfeat|milan)_vit-(\w+)-p(\d+)_', _VIT, _PATCHES, part='backbone'),
     PublishedConfig(r'/simmim_swin-(base|large)-w(\d+)_', 'swin/swin_tiny_300e_imagenet',
                     (r"model.backbone.size='\1'", r'model.backbone.window_size=\2'),

@@ -7,7 +7,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2 as TimmSwinV2
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
-from openlab.backbones.swin import SwinTransformer
+from openlab.backbones.swin import SwinBlock, SwinTransformer, WindowAttention
 from tests.backbones.parity import assert_equal_to_peer, assert_names_fit, count, key_map
 
 SMALL = {'embed_dim': 16, 'num_blocks': (2, 2), 'num_heads': (2, 4), 'drop_path': 0.0}
@@ -144,3 +144,18 @@ def test_stages_after_the_last_wanted_one_are_not_built():
 def test_wrong_arguments_are_refused_with_what_is_accepted(arguments, message):
     with pytest.raises(ValueError, match=message):
         SwinTransformer(**arguments)
+
+
+@pytest.mark.parametrize('always', [False, True])
+def test_a_map_that_one_window_covers_is_seen_in_parts_where_it_is_always_shifted(always):
+    torch.manual_seed(0)
+    block = SwinBlock(WindowAttention(8, (4, 4), 2), 8, (4, 4), is_shifted=True,
+                      is_post_norm=False, always_shift=always).eval()
+    x = torch.randn(1, 4, 4, 8)
+    other = x.clone()
+    other[0, 0, 0] += 1
+    changed = (block(x) - block(other)).abs().amax(-1)[0] > 1e-6
+    expected = torch.ones(4, 4, dtype=torch.bool)
+    if always:
+        expected[2:], expected[:, 2:] = False, False
+    assert torch.equal(changed, expected)

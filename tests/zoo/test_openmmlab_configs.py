@@ -35,10 +35,23 @@ def test_epsilon_and_padding_are_those_of_the_training(name, eps, padding):
     ('eva/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k', 123.675, 58.395),
     ('resnet/resnet50_8xb16_cifar100', 129.304, 68.17),
     ('resnet/resnet50_8xb16_cifar10', 125.307, 51.5865),
+    ('arcface/resnet50-arcface_8xb32_inshop', 123.675, 58.395),
     ('inception_v3/inception-v3_8xb32_in1k', 123.675, 58.395)])
 def test_images_are_normalised_as_in_the_training(name, mean, std):
     preprocessor = model_of(name)['preprocessor']
     assert (preprocessor['mean'][0], preprocessor['std'][0]) == (mean, std)
+
+
+@pytest.mark.parametrize(('name', 'settings'), [
+    ('eva/benchmarks/vit-base-p16_8xb2048-linear-coslr-100e_in1k', {'output': None}),
+    ('eva/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k', {'output': 'mean'}),
+    ('mocov3/benchmarks/vit-small-p16_8xb128-linear-coslr-90e_in1k', {'num_heads': 12}),
+    ('mocov3/benchmarks/vit-base-p16_8xb64-coslr-150e_in1k', {'num_heads': None}),
+    ('simmim/benchmarks/swin-large-w14_8xb256-coslr-100e_in1k',
+     {'window_size': 14, 'always_shift': True})])
+def test_what_shapes_do_not_show_is_as_in_the_training(name, settings):
+    backbone = model_of(name)['backbone']
+    assert {key: backbone.get(key) for key in settings} == settings
 
 
 def test_every_row_leads_to_a_pattern_of_its_own():

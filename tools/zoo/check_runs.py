@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import re
 import time
 import warnings
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from family_files import ROOT, ZOO
+from mmpretrain_peer import NOT_COMPARED, Peer
 from torch import nn
 
 import openlab
@@ -35,6 +37,7 @@ from openlab.zoo.index import entries
 
 CONFIGS = ROOT / 'configs'
 FILE = ZOO / 'checks.json'
+NAMES, OUTPUTS = 'names and shapes', 'names, shapes and outputs'  # what a record may prove
 TOLERANCE = 1e-4  # of the largest output
 LARGEST = 700_000_000  # parameters of a network whose outputs are compared
 _EFFICIENTNETS = ('b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'b7', 'b8', 'l2', 'lite0', 'lite1',
@@ -315,6 +318,8 @@ def main() -> None:
     """Check, record, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--contracts', type=Path, help='names and shapes of OpenMMLab')
+    parser.add_argument('--outputs', action='store_true',
+                        help='with --contracts: compare outputs with mmpretrain as well')
     parser.add_argument('--only', default='', help='start of the names to check')
     parser.add_argument('--families', nargs='*', default=[''],
                         help='folders of configs/classification to compare with; by default all')
@@ -330,8 +335,8 @@ def main() -> None:
             check_own(args.only), check_dense(args.only),
             check_transformers(args.only),
             check_published(args.only, end, args.families, old if args.missing else ()),
-            check_openmmlab(args.contracts, args.only) if args.contracts else ()):
-        records[name] = record
+            check_openmmlab(args.contracts, args.only, args.outputs) if args.contracts else ()):
+        records[name] = stronger(old.get(name), record)
         found.add(name)
         write(records)
     is_whole = args.families == [''] and args.contracts and not args.missing
@@ -473,7 +478,7 @@ def check_dense(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
             problem = misfit(our_model(config, overrides), shapes)
         print(f'{model["name"]}: {problem or config}', flush=True)
         if not problem:
-            record = record_of(Variant(config, overrides), 'names and shapes', len(shapes))
+            record = record_of(Variant(config, overrides), NAMES, len(shapes))
             yield model['name'], {**record, **({'first_class': first_class} if first_class else {})}
 
 
@@ -493,7 +498,7 @@ def check_transformers(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
             problem = misfit(our_network(variant), shapes)
         print(f'{name}: {problem or config}', flush=True)
         if not problem:
-            yield name, record_of(variant, 'names and shapes', len(shapes))
+            yield name, record_of(variant, NAMES, len(shapes))
 
 
 def check_published(only: str, end: float, families: Sequence[str] = ('',),
@@ -558,7 +563,7 @@ def first_fit(model: Mapping[str, Any], classes: int,
         if problem:
             continue
         if variant.params > LARGEST:
-            return record_of(variant, 'names and shapes', len(shapes))
+            return record_of(variant, NAMES, len(shapes))
         if whole is None:
             whole = reference(model, classes).eval()
             randomise(whole)
@@ -566,7 +571,7 @@ def first_fit(model: Mapping[str, Any], classes: int,
                              for extra in EXTRA.get(variant.kind, ())]
         for attempt in tries:
             if same_numbers(whole, attempt, image_size(model)):
-                return record_of(attempt, 'names, shapes and outputs', len(shapes))
+                return record_of(attempt, OUTPUTS, len(shapes))
     return None
 
 
@@ -634,16 +639,21 @@ def same_numbers(whole: nn.Module, variant: Variant, size: int) -> bool:
     return error <= TOLERANCE
 
 
-def check_openmmlab(file: Path, only: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
+def check_openmmlab(file: Path, only: str = '',
+                    with_outputs: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entries of mmpretrain and mmselfsup whose contract fits."""
     contracts = read_contracts(file)
     fits: dict[str, dict[str, Any] | None] = {}
+    compared: dict[str, bool] = {}
     for model in [*models_of('mmpretrain'), *models_of('mmselfsup')]:
         config = model.get('source_config')
         if config not in contracts or not model['name'].startswith(only):
             continue
         if config not in fits:
             fits[config] = contract_record(config, contracts[config])
+            params = sum(math.prod(shape) for shape, _ in contracts[config].values())
+            if fits[config] and with_outputs and params <= LARGEST:
+                fits[config] = with_same_outputs(config, fits[config], compared)
         if fits[config]:
             yield model['name'], fits[config]  # type: ignore[misc]
 
@@ -657,7 +667,66 @@ def contract_record(name: str, contract: Any) -> dict[str, Any] | None:
         return None
     variant = Variant(result.config.removeprefix('configs/'), tuple(published.overrides(name)),
                       with_head=not (published.part or name.endswith('_headless.py')))
-    return record_of(variant, 'names and shapes', len(contract))
+    return record_of(variant, NAMES, len(contract))
+
+
+def with_same_outputs(name: str, record: dict[str, Any],
+                      compared: dict[str, bool]) -> dict[str, Any] | None:
+    """The record after a comparison with mmpretrain's network; None if they differ."""
+    peer = Peer(name)
+    config, overrides = record['config'], tuple(record.get('overrides', ()))
+    if re.search(NOT_COMPARED, name):
+        problem = statistics_differ(peer, our_model(config, overrides))
+        print(f'{name}: {problem or "not compared"}', flush=True)
+        return None if problem else record
+    key = json.dumps([config, overrides, peer.model_cfg.backbone.to_dict()], default=str)
+    if key not in compared:
+        problem = statistics_differ(peer, our_model(config, overrides)) or outputs_differ(
+            peer, record)
+        print(f'{name}: {problem or "same outputs"}', flush=True)
+        compared[key] = not problem
+    return {**record, 'proof': OUTPUTS} if compared[key] else None
+
+
+def statistics_differ(peer: Peer, ours: nn.Module) -> str:
+    """What our preprocessor has for other means and deviations than a config of mmpretrain."""
+    expected = peer.statistics
+    preprocessor: Any = getattr(ours, 'preprocessor', None)
+    if expected is None or getattr(preprocessor, 'mean', None) is None:
+        return ''
+    got = [preprocessor.mean.flatten(), preprocessor.std.flatten()]
+    if all(torch.allclose(g, g.new_tensor(e), atol=0.01) for g, e in zip(got, expected)):
+        return ''
+    return f'normalises by {[g.tolist() for g in got]}, but mmpretrain by {list(expected)}'
+
+
+def outputs_differ(peer: Peer, record: Mapping[str, Any]) -> str:
+    """By how much outputs of the same weights differ, if by more than the tolerance."""
+    whole = peer.build()
+    randomise(whole)
+    is_backbone = 'part' in record
+    ours: Any = our_network(Variant(record['config'], tuple(record.get('overrides', ())),
+                                    with_head=not is_backbone)).eval()
+    state = whole.state_dict()
+    if is_backbone:
+        state = {name.removeprefix('backbone.'): value for name, value in state.items()
+                 if name.startswith('backbone.')}
+    load_weights(ours, state)
+    images = torch.randn(2, 3, peer.image_size, peer.image_size)
+    expected = peer.outputs(whole, images, is_backbone)
+    with torch.no_grad():
+        got = ours(images)[-1] if is_backbone else ours.outputs(images)
+    if got.shape != expected.shape:
+        return f'outputs have shape {tuple(got.shape)}, not {tuple(expected.shape)}'
+    error = ((got - expected).abs().max() / expected.abs().max()).item()
+    return '' if error <= TOLERANCE else f'outputs differ by {error:.1e}'
+
+
+def stronger(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """The new record, with the proof of an earlier one of the same network if that says more."""
+    same = old is not None and all(old.get(key) == new.get(key) for key in (
+        'config', 'overrides', 'tensors', 'part'))
+    return {**new, 'proof': OUTPUTS} if same and old and old['proof'] == OUTPUTS else new
 
 
 if __name__ == '__main__':

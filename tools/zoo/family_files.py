@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(ROOT))
 ZOO = ROOT / 'model_zoo'
 
 # Names of one task, and of one metric, in different sources.

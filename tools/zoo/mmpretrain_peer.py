@@ -1,0 +1,141 @@
+"""Networks of mmpretrain, whose outputs ours are compared with.
+
+mmpretrain 1.2 asks for an older mmcv and for classes that transformers no longer has, but its
+classifiers work on today's stack. It comes without what it depends on, into a folder of its own::
+
+    pip install --no-deps --target peer mmpretrain mmcv-lite model-index einops
+    PYTHONPATH=peer python tools/zoo/check_runs.py --contracts mmpretrain.json.gz --outputs
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Networks that have been converted from a source that works otherwise than mmpretrain does.
+MENDED = {'DeiT3': 'normalises what enters the MLP by the norm of the attention',
+          'ViTEVA02': 'turns the two channels of a pair by different angles'}
+# Pre-training that is more than a backbone; what it is compared by is in tests of ours.
+NOT_COMPARED = r'/(?:mae|mocov3|simclr|spark|resnet50-arcface)_|resnet50-arcface'
+
+
+def load() -> Any:
+    """Import mmpretrain and register its networks.
+
+    Raises:
+        SystemExit: if it is not installed; says how to.
+    """
+    warnings.filterwarnings('ignore')
+    try:
+        import mmcv
+
+        mmcv.__version__ = '2.1.0'  # the last that it accepts
+        # It needs nothing of its models of images and text, which need an old transformers.
+        stub: Any = types.ModuleType('mmpretrain.models.multimodal')
+        stub.__all__, stub.__path__ = [], []
+        sys.modules[stub.__name__] = stub
+        import mmpretrain
+        from mmpretrain.utils import register_all_modules
+    except ModuleNotFoundError as error:
+        raise SystemExit(f'{error}; how to get mmpretrain: see {__file__}') from error
+    register_all_modules()
+    return mmpretrain
+
+
+class Peer:
+    """One published config of mmpretrain as a network with random weights.
+
+    Args:
+        name: of the config, such as ``configs/resnet/resnet50_8xb32_in1k.py``.
+    """
+
+    def __init__(self, name: str):
+        from mmengine.config import Config
+
+        root = Path(load().__file__).parent / '.mim'
+        self.name = name
+        self.cfg = Config.fromfile(str(root / name))
+        self.model_cfg = self.cfg.model
+
+    def build(self) -> nn.Module:
+        """The network, in evaluation."""
+        from mmpretrain.registry import MODELS
+
+        cfg = self.model_cfg.copy()
+        cfg.pop('init_cfg', None)
+        cfg.pop('pretrained', None)
+        cfg.backbone.pop('init_cfg', None)
+        cfg.setdefault('data_preprocessor', None)
+        model = MODELS.build(cfg).eval()
+        for part in model.modules():
+            if type(part).__name__ == 'DeiT3TransformerEncoderLayer':
+                part.forward = types.MethodType(_deit3_layer, part)
+            if type(part).__name__ == 'RotaryEmbeddingFast':
+                part.freqs_cos, part.freqs_sin = _rotations(part)
+        return model
+
+    @property
+    def image_size(self) -> int:
+        """Pixels for the comparison: few, except where a network takes only its own size."""
+        size = self.model_cfg.backbone.get('img_size')
+        if size is None:
+            kind = self.model_cfg.backbone.type
+            size = 224 if re.search('ViT|Vision|Swin|Former|Mixer|PCPVT|SVT|VGG', kind) else 128
+        return size if isinstance(size, int) else size[0]
+
+    @property
+    def statistics(self) -> tuple[list[float], list[float]] | None:
+        """Means and deviations of RGB images, where the config has them."""
+        found = {**self.cfg.get('data_preprocessor', {}),
+                 **(self.model_cfg.get('data_preprocessor') or {})}
+        if 'mean' not in found:
+            return None
+        return self._in_rgb(found['mean'], found), self._in_rgb(found['std'], found)
+
+    def _in_rgb(self, numbers: Sequence[float], found: dict[str, Any]) -> list[float]:
+        # Files are read as BGR there, but those of CIFAR as RGB.
+        is_rgb = found.get('to_rgb', False) or 'cifar' in self.name
+        return list(numbers) if is_rgb else list(numbers)[::-1]
+
+    @property
+    def takes_bgr(self) -> bool:
+        """Whether the first kernel sees blue first, which key maps of ours turn around."""
+        return self.model_cfg.backbone.type == 'RegNet'
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module, images: Tensor, is_backbone: bool) -> Tensor:
+        """Logits, or the last features, of RGB images."""
+        images = images.flip(1) if self.takes_bgr else images
+        network: Any = model
+        if not is_backbone:
+            found = network(images, mode='tensor')
+            return sum(found) / len(found) if isinstance(found, (tuple, list)) else found
+        try:
+            found = network.backbone(images)
+        except TypeError:  # asks for a mask
+            found = network.backbone(images, mask=None)
+        found = found[-1] if isinstance(found, (tuple, list)) else found
+        return found[:, 0] if found.ndim == 3 else found  # of all tokens that of the class
+
+
+def _deit3_layer(layer: Any, x: Tensor) -> Tensor:
+    x = x + layer.attn(layer.ln1(x))
+    return layer.ffn(layer.ln2(x), identity=x)
+
+
+def _rotations(rope: Any) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the angles of EVA-02, which was trained on a grid of 16 by 16."""
+    bands = rope.theta ** (-torch.arange(0, rope.half_dim, 2) / rope.half_dim)
+    rows, columns = ((torch.arange(n) / n * 16)[:, None] * bands for n in rope.patch_resolution)
+    angles = torch.cat([rows[:, None].expand(-1, len(columns), -1),
+                        columns[None].expand(len(rows), -1, -1)], dim=2)
+    angles = angles.flatten(0, 1).repeat_interleave(2, dim=1)
+    return angles.cos(), angles.sin()
