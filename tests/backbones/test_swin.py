@@ -153,7 +153,7 @@ def test_a_map_that_one_window_covers_is_seen_in_parts_where_it_is_always_shifte
                       is_post_norm=False, always_shift=always).eval()
     x = torch.randn(1, 4, 4, 8)
     other = x.clone()
-    other[0, 0, 0] += 1
+    other[0, 0, 0, 0] += 5
     changed = (block(x) - block(other)).abs().amax(-1)[0] > 1e-6
     expected = torch.ones(4, 4, dtype=torch.bool)
     if always:
