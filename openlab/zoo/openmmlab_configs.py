@@ -31,13 +31,9 @@ class PublishedConfig:
     part: str | None = None
 
     def overrides(self, name: str) -> list[str]:
-        """The changes for one published name, with the means and deviations of its images."""
+        """The changes for one published name."""
         found = re.search(self.pattern, name.lower())
-        if not found:
-            return []
-        statistics = next((changes for pattern, changes in STATISTICS
-                           if re.search(pattern, name.lower())), ())
-        return [*(found.expand(change) for change in self.changes), *statistics]
+        return [found.expand(change) for change in self.changes] if found else []
 
 
 # What these networks are built with there, which names and shapes do not tell.
@@ -45,23 +41,6 @@ _EPS = "model.backbone.norm={'type': 'torch.nn.BatchNorm2d', 'eps': 0.001}"
 _SAME = "model.backbone.padding='same'"
 
 
-def _statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[str, str]:
-    return (f'model.preprocessor.mean={list(mean)}', f'model.preprocessor.std={list(std)}')
-
-
-# Which images were normalised otherwise than our config does.
-_HALF = _statistics((127.5,) * 3, (127.5,) * 3)
-STATISTICS: tuple[tuple[str, tuple[str, str]], ...] = (
-    (r'/efficientnet-.*-01norm|/efficientnetv2-(?:s|m|l|xl)_|/mlp-mixer-|/van-|'
-     r'/(?:beit|cae)/benchmarks/|/vision_transformer/vit-.*-384px', _HALF),
-    (r'/eva(?:02)?-', _statistics((122.7709383, 116.7460125, 104.09373615),
-                                  (68.5005327, 66.6321579, 70.32316305))),
-    (r'/resnet\d+_.*cifar100', _statistics((129.304, 124.07, 112.434), (68.17, 65.392, 70.418))),
-    (r'/resnet\d+_.*cifar10', _statistics((125.307, 122.961, 113.8575),
-                                          (51.5865, 50.847, 51.255))),
-    (r'/inception-v3_|/resnet50-arcface_', _statistics((123.675, 116.28, 103.53),
-                                                       (58.395, 57.12, 57.375))),
-)
 _CIFAR10 = 'model.head.num_classes=10'
 _IN21K = 'model.head.num_classes=21841'
 _RESNET = 'resnet/resnet50_100e_imagenet'
@@ -188,6 +167,9 @@ PRETRAINED: tuple[PublishedConfig, ...] = (
     PublishedConfig(r'/beit_beit-base-p16_', 'beit/beit_base_100e_imagenet',
                     ("model.backbone.output='class_token'",), part='backbone'),
     PublishedConfig(r'/(?:maskfeat|milan)_vit-(\w+)-p(\d+)_', _VIT, _PATCHES, part='backbone'),
+    PublishedConfig(r'/simmim_swin-large-w12_', 'swin/swin_tiny_300e_imagenet',
+                    ("model.backbone.size='large'", 'model.backbone.window_size=12',
+                     'model.backbone.always_shift=True'), part='backbone'),
     PublishedConfig(r'/simmim_swin-(base|large)-w(\d+)_', 'swin/swin_tiny_300e_imagenet',
                     (r"model.backbone.size='\1'", r'model.backbone.window_size=\2'),
                     part='backbone'),

@@ -130,6 +130,8 @@ def apply_preprocessing(cfg: dict[str, Any], preprocessing: Mapping[str, Any]) -
     model['preprocessor'] = {
         **model.get('preprocessor', {'type': 'openlab.data.preprocessors.ImagePreprocessor'}),
         'mean': list(preprocessing['mean']), 'std': list(preprocessing['std'])}
+    if 'resize' not in preprocessing:  # of pre-training no evaluation is told
+        return
     for stage in ('val', 'test'):
         dataset = (cfg.get(f'{stage}_dataloader') or {}).get('dataset')
         while isinstance(dataset, dict) and 'pipeline' not in dataset:
@@ -141,13 +143,15 @@ def apply_preprocessing(cfg: dict[str, Any], preprocessing: Mapping[str, Any]) -
 def pipeline_of(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Load, resize, pack; networks for whole images say what is cropped between.
 
-    Without a crop, annotations are loaded as well, so that they follow the image.
+    Without a crop, annotations are loaded as well, so that they follow the image. With
+    ``crop_padding`` a square is cut out before (EfficientNet).
     """
     transforms = 'openlab.data.transforms'
     resize: dict[str, Any] = {
         'type': f'{transforms}.resize.Resize', 'interpolation': preprocessing['interpolation'],
-        'backend': preprocessing.get('backend', 'pillow')}
-    if preprocessing.get('squash'):
+        'backend': preprocessing.get('backend', 'pillow'),
+        **{key: preprocessing[key] for key in ('antialias',) if key in preprocessing}}
+    if preprocessing.get('squash') or 'crop_padding' in preprocessing:
         resize['size'] = preprocessing['resize']
     else:
         resize['shorter'] = preprocessing['resize']
@@ -155,6 +159,11 @@ def pipeline_of(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
         resize['longer'] = preprocessing['longest']
     load, pack = {'type': f'{transforms}.loading.LoadImage'}, {
         'type': f'{transforms}.packing.PackInputs'}
+    if 'crop_padding' in preprocessing:
+        side = preprocessing['resize']
+        square = {'type': f'{transforms}.crop.CenterSquare',
+                  'share': side / (side + preprocessing['crop_padding'])}
+        return [load, square, resize, pack]
     if 'crop' not in preprocessing:
         return [load, {'type': f'{transforms}.annotations.LoadAnnotations'}, resize, pack]
     crop = {'type': f'{transforms}.crop.CenterCrop', 'size': preprocessing['crop']}

@@ -73,3 +73,27 @@ def test_an_edit_reaches_the_backbone_or_the_part_that_it_names():
     edited = tool.edited_model(model, {'size': 'w32', 'neck.bias': False})
     assert edited == {'backbone': {'size': 'w32'}, 'neck': {'type': 'HRMerge', 'bias': False}}
     assert model['backbone'] == {'size': 'w18'}
+
+
+def test_entries_of_one_file_share_their_record():
+    tool = script('check_runs')
+    name = 'mmpretrain/byol_resnet50_16xb256-coslr-200e_in1k'
+    found = dict(tool.same_files('', {name: checks()[name]}))
+    assert found == {'mmselfsup/byol_resnet50_16xb256-coslr-200e_in1k': checks()[name]}
+    assert not dict(tool.same_files('', {}))
+
+
+def test_a_proof_is_kept_only_by_the_same_network():
+    tool = script('check_runs')
+    new = {'config': CONFIG, 'proof': tool.NAMES, 'tensors': 20, 'overrides': ['a=1']}
+    assert tool.stronger({**new, 'proof': tool.OUTPUTS}, new)['proof'] == tool.OUTPUTS
+    assert tool.stronger({**new, 'proof': tool.OUTPUTS, 'overrides': ['a=2']}, new) == new
+    assert tool.stronger(None, new) == new
+
+
+def test_a_difference_is_told_by_its_size():
+    tool = script('check_runs')
+    ones = torch.ones(2, 3)
+    assert tool.difference(ones, ones + 1e-6) == ''
+    assert 'by 5.0e-01' in tool.difference(ones, 2 * ones)
+    assert 'shape (2, 3), not (2, 4)' in tool.difference(ones, torch.ones(2, 4))

@@ -118,6 +118,23 @@ def test_preprocessing_of_the_weights_replaces_that_of_the_config():
     assert pipeline_of({**model['preprocessing'], 'squash': True})[1]['size'] == 235
 
 
+def test_a_square_comes_before_the_resize_where_a_padding_is_told():
+    _, square, resize, pack = pipeline_of({
+        'resize': 224, 'crop_padding': 32, 'interpolation': 'bicubic', 'backend': 'cv2',
+        'antialias': False})
+    assert square['type'].endswith('CenterSquare') and square['share'] == 224 / 256
+    assert resize['size'] == 224 and resize['antialias'] is False
+    assert pack['type'].endswith('PackInputs')
+
+
+def test_without_a_size_the_pipeline_of_the_config_stays():
+    model = {'name': 'a/b', 'config': 'classification/mobilenet_v2/mobilenet_v2_150e_imagenet.py'}
+    plain = config_of(model)
+    told = config_of({**model, 'preprocessing': {'mean': [1.0] * 3, 'std': [2.0] * 3}})
+    assert told['model']['preprocessor']['mean'] == [1.0] * 3
+    assert told['test_dataloader'] == plain['test_dataloader']
+
+
 def test_what_is_only_listed_is_refused_with_the_way_to_what_runs():
     with pytest.raises(ValueError, match='--status runs'):
         recipe_of('mmdetection/tood_r50_fpn_1x_coco')

@@ -13,16 +13,15 @@ import re
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# Networks that have been converted from a source that works otherwise than mmpretrain does.
-MENDED = {'DeiT3': 'normalises what enters the MLP by the norm of the attention',
-          'ViTEVA02': 'turns the two channels of a pair by different angles'}
+# Configs that mmpretrain itself cannot read: they name a variable that is not there.
+BROKEN = 'swinv2-(base|large)-w12_8xb128_in21k-192px'
 # Pre-training that is more than a backbone; what it is compared by is in tests of ours.
 NOT_COMPARED = r'/(?:mae|mocov3|simclr|spark|resnet50-arcface)_|resnet50-arcface'
 
@@ -62,7 +61,7 @@ class Peer:
 
         root = Path(load().__file__).parent / '.mim'
         self.name = name
-        self.cfg = Config.fromfile(str(root / name))
+        self.cfg = Config.fromfile(str(root / name), lazy_import=False)
         self.model_cfg = self.cfg.model
 
     def build(self) -> nn.Module:
@@ -75,11 +74,7 @@ class Peer:
         cfg.backbone.pop('init_cfg', None)
         cfg.setdefault('data_preprocessor', None)
         model = MODELS.build(cfg).eval()
-        for part in model.modules():
-            if type(part).__name__ == 'DeiT3TransformerEncoderLayer':
-                part.forward = types.MethodType(_deit3_layer, part)
-            if type(part).__name__ == 'RotaryEmbeddingFast':
-                part.freqs_cos, part.freqs_sin = _rotations(part)
+        _mend(model)
         return model
 
     @property
@@ -92,18 +87,23 @@ class Peer:
         return size if isinstance(size, int) else size[0]
 
     @property
-    def statistics(self) -> tuple[list[float], list[float]] | None:
-        """Means and deviations of RGB images, where the config has them."""
+    def num_classes(self) -> int | None:
+        """Classes that the head tells apart; nothing if there is no head for classes."""
+        head = self.model_cfg.get('head') or {}
+        head = head[0] if isinstance(head, list) else head
+        return head.get('num_classes')
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """How images are prepared for evaluation, in the words of the zoo."""
         found = {**self.cfg.get('data_preprocessor', {}),
                  **(self.model_cfg.get('data_preprocessor') or {})}
         if 'mean' not in found:
             return None
-        return self._in_rgb(found['mean'], found), self._in_rgb(found['std'], found)
-
-    def _in_rgb(self, numbers: Sequence[float], found: dict[str, Any]) -> list[float]:
         # Files are read as BGR there, but those of CIFAR as RGB.
-        is_rgb = found.get('to_rgb', False) or 'cifar' in self.name
-        return list(numbers) if is_rgb else list(numbers)[::-1]
+        order = 1 if found.get('to_rgb', False) or 'cifar' in self.name else -1
+        mean, std = ([round(float(n), 4) for n in found[key]][::order] for key in ('mean', 'std'))
+        return {'mean': mean, 'std': std, **_geometry(self.cfg.get('test_dataloader') or {})}
 
     @property
     def takes_bgr(self) -> bool:
@@ -124,6 +124,44 @@ class Peer:
             found = network.backbone(images, mask=None)
         found = found[-1] if isinstance(found, (tuple, list)) else found
         return found[:, 0] if found.ndim == 3 else found  # of all tokens that of the class
+
+
+def _geometry(loader: Mapping[str, Any]) -> dict[str, Any]:
+    """What happens to the size of an image before a network sees it."""
+    found: dict[str, Any] = {}
+    for step in loader.get('dataset', {}).get('pipeline', ()):
+        if step['type'] in ('ResizeEdge', 'Resize', 'EfficientNetCenterCrop'):
+            is_square = step['type'] == 'EfficientNetCenterCrop'
+            scale = step['crop_size'] if is_square else step['scale']
+            backend = step.get('backend', 'cv2')
+            found = {'resize': scale if isinstance(scale, int) else scale[0],
+                     'interpolation': step.get('interpolation',
+                                               'bicubic' if is_square else 'bilinear'),
+                     'backend': backend, 'antialias': None if backend == 'pillow' else False,
+                     'squash': step['type'] == 'Resize' or None,
+                     'crop_padding': step.get('crop_padding', 32) if is_square else None}
+        elif step['type'] == 'CenterCrop':
+            found['crop'] = step['crop_size']
+    if 'CIFAR' in loader.get('dataset', {}).get('type', ''):  # taken as they are
+        found = {'resize': 32, 'interpolation': 'bilinear', 'backend': 'pillow', 'squash': True}
+    if found.get('squash'):
+        found['crop'] = found['resize']
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _mend(model: Any) -> None:
+    """Let networks compute what those did whose weights have been converted for them.
+
+    DeiT III normalises what enters an MLP by a norm of its own, where mmpretrain takes that of the
+    attention. EVA-02 turns both channels of a pair by one angle, and has an epsilon of 1e-6.
+    """
+    for part in model.modules():
+        if type(part).__name__ == 'DeiT3TransformerEncoderLayer':
+            part.forward = types.MethodType(_deit3_layer, part)
+        if type(part).__name__ == 'RotaryEmbeddingFast':
+            part.freqs_cos, part.freqs_sin = _rotations(part)
+        if type(model.backbone).__name__ == 'ViTEVA02' and isinstance(part, nn.LayerNorm):
+            part.eps = 1e-6
 
 
 def _deit3_layer(layer: Any, x: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Write the models that OpenMMLab published into the zoo, from a file of facts.
 
     python tools/zoo/openmmlab.py FACTS.json && python tools/zoo/build_index.py
+    PYTHONPATH=peer python tools/zoo/openmmlab.py FACTS.json --pipelines
 
 FACTS.json is a list with one row for each model of the metafiles: repo, name, collection, config,
 results (task, dataset, metrics), weights, params, flops, training_data, paper_title, paper_url,
-license.
+license. How images are prepared is in mmpretrain's configs alone; ``--pipelines`` reads them
+(``mmpretrain_peer.py`` says how to get it), else what the entries have of it is kept.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from family_files import normal_metric, normal_task, write_source
+from family_files import ZOO, normal_metric, normal_task, write_source
+from mmpretrain_peer import BROKEN, Peer
 
+from openlab.zoo.index import entries
 from openlab.zoo.terms import data_names
+
+PREPARED = ('preprocessing', 'classes', 'num_classes')
 
 # What a model does where its rows name no task.
 DEFAULT_TASKS = {
@@ -41,10 +47,32 @@ def main() -> None:
     """Read the facts, write a folder for each repository."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('facts', type=Path)
-    rows = json.loads(parser.parse_args().facts.read_text('utf-8'))
+    parser.add_argument('--pipelines', action='store_true',
+                        help='read from mmpretrain how images are prepared')
+    args = parser.parse_args()
+    rows = json.loads(args.facts.read_text('utf-8'))
     for repo in sorted({row['repo'] for row in rows}):
-        count = write_source(repo, families([row for row in rows if row['repo'] == repo]))
-        print(f'{repo}: {count} models')
+        known = prepared(repo)
+        found = families([row for row in rows if row['repo'] == repo])
+        for model in (model for family in found for model in family['models']):
+            config = model['source_config'] or ''
+            is_read = args.pipelines and repo == 'mmpretrain' and not re.search(BROKEN, config)
+            model.update(read_pipeline(config) if is_read else known.get(model['name'], {}))
+        print(f'{repo}: {write_source(repo, found)} models')
+
+
+def prepared(repo: str) -> dict[str, dict[str, Any]]:
+    """What the entries of a repository tell of images and classes, by name."""
+    return {entry['name'].partition('/')[2]: {key: entry[key] for key in PREPARED if key in entry}
+            for file in (ZOO / repo).glob('*.json')
+            for entry in entries(json.loads(file.read_text('utf-8')))}
+
+
+def read_pipeline(config: str) -> dict[str, Any]:
+    """The same from a config of mmpretrain."""
+    peer = Peer(config)
+    return {'preprocessing': peer.preprocessing, 'num_classes': peer.num_classes,
+            'classes': 'imagenet1k' if peer.num_classes == 1000 else None}
 
 
 def families(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

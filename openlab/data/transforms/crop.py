@@ -155,7 +155,33 @@ class CenterCrop(_Cropping):
         return self._move(_half(height - size[0]), _half(width - size[1]), size)
 
 
-def _half(rest: int) -> int:
+@TRANSFORMS.register_module()
+class CenterSquare(GeometricTransform):
+    """Cut a square out of the middle, as large as the image allows: before a resize to one size.
+
+    EfficientNet is evaluated so, with a share of crop / (crop + 32), see
+    https://arxiv.org/abs/1905.11946.
+
+    Args:
+        share: side of the square over the shorter edge of the image, at most 1.
+    """
+
+    def __init__(self, share: float = 1.0):
+        if not 0 < share <= 1:
+            raise ValueError(f'share must lie between 0 and 1, not {share}')
+        self.share = share
+
+    def plan(self, results: Results) -> Move:
+        """The window in the middle."""
+        height, width = results['img'].shape[:2]
+        side = self.share * min(height, width)
+        size = max(1, int(side))
+        window = (_half(height - side), _half(width - side), size, size)
+        return WindowMove(window_matrix(window, (size, size)), (size, size), fill=as_fill(0),
+                          map_fill=IGNORE, window=window)
+
+
+def _half(rest: float) -> int:
     # Halves round to the even number, as in torchvision, so that windows agree.
     return round(rest / 2.0)
 

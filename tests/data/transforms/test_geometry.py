@@ -9,7 +9,14 @@ from torchvision.transforms.v2 import functional as F
 
 from openlab.data.transforms.affine import RandomAffine, RandomRotate, RandomShear
 from openlab.data.transforms.base import Compose
-from openlab.data.transforms.crop import CenterCrop, Crop, Pad, RandomCrop, RandomResizedCrop
+from openlab.data.transforms.crop import (
+    CenterCrop,
+    CenterSquare,
+    Crop,
+    Pad,
+    RandomCrop,
+    RandomResizedCrop,
+)
 from openlab.data.transforms.flip import RandomFlip
 from openlab.data.transforms.geometry import IGNORE, move_boxes, move_points
 from openlab.data.transforms.policies import GEOMETRIC, RandAugment
@@ -24,6 +31,7 @@ EXACT = [
     RandomResize([30, 60]), RandomResize(ratio_range=(0.5, 2)),
     RandomResize([(40, 40), (80, 120)], mode='range'), RandomFlip(1.0),
     RandomFlip(1.0, 'vertical'), RandomFlip(1.0, 'both'), CenterCrop(40), CenterCrop((60, 30)),
+    CenterSquare(0.7),
     Crop(5, 6, 30, 40), Crop(-4, -6, 70, 90), RandomCrop(32), RandomCrop(64, padding=8),
     RandomResizedCrop(32), RandomResizedCrop((20, 60), scale=(0.3, 0.6)), Pad(80),
     Pad(divisor=32), Pad(square=True, center=True),
@@ -249,3 +257,17 @@ def test_random_resized_crop_covers_the_ranges_asked_for():
     assert all(t >= 0 and t + h <= 100 and left >= 0 and left + w <= 120
                for t, left, h, w in windows)
     assert RandomResizedCrop(8, scale=(4, 5)).draw_window(10, 100) == (0, 43, 10, 13)
+
+
+def test_a_center_square_is_a_share_of_the_shorter_edge():
+    image = np.arange(100 * 60 * 3, dtype=np.uint8).reshape(100, 60, 3)
+    # 0.875 of 60 is 52.5: rows from (100 - 52.5) / 2 = 23.75, columns from 3.75
+    found = CenterSquare(224 / 256)({'img': image.copy()})['img']
+    np.testing.assert_array_equal(found, image[24:76, 4:56])
+    np.testing.assert_array_equal(CenterSquare()({'img': image.copy()})['img'], image[20:80])
+
+
+@pytest.mark.parametrize('share', [0, 1.5])
+def test_a_center_square_is_no_larger_than_the_image(share):
+    with pytest.raises(ValueError, match='between 0 and 1'):
+        CenterSquare(share)
