@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from family_files import ROOT, ZOO
-from mmpretrain_peer import NOT_COMPARED, Peer
+from mmpretrain_peer import NOT_COMPARED, Peer, zero_what_was_not_trained
 from torch import Tensor, nn
 
 import openlab
@@ -119,7 +119,7 @@ VARIANTS: dict[str, tuple[dict[str | tuple[str, ...], tuple[Any, ...]], ...]] = 
         {_VIT_SHAPE: ((1536, 40, 16, 4.0),), 'image_size': (256, 384),
          'output': ('attention_pool', 'normed_mean')},
         {_VIT_SHAPE: ((1152, 27, 16, 3.7362),), 'patch_size': (14, 16),
-         'image_size': (224, 256, 378, 384, 448, 512, 896),
+         'image_size': (224, 256, 384, 448, 512, 896),
          'output': ('attention_pool', 'normed_mean')}),
     'beit/': (
         {'size': ('base', 'large'), 'image_size': (224, 384, 512)},
@@ -721,6 +721,7 @@ def outputs_differ(peer: Peer, record: Mapping[str, Any]) -> str:
     """By how much outputs of the same weights differ, if by more than the tolerance."""
     whole = peer.build()
     randomise(whole)
+    zero_what_was_not_trained(whole)
     is_backbone = 'part' in record
     ours: Any = our_network(Variant(record['config'], tuple(record.get('overrides', ())),
                                     with_head=not is_backbone)).eval()

@@ -149,6 +149,15 @@ def _geometry(loader: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+@torch.no_grad()
+def zero_what_was_not_trained(model: nn.Module) -> None:
+    """Keys of EVA-02 have no bias: weights that have been converted hold zeros there."""
+    for part in model.modules():
+        if type(part).__name__ == 'AttentionWithRoPE':
+            linear: Any = part.qkv
+            linear.bias.view(3, -1)[1] = 0
+
+
 def _mend(model: Any) -> None:
     """Let networks compute what those did whose weights have been converted for them.
 
