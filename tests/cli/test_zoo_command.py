@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from openlab.cli import main
+from openlab.zoo.index import checks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,6 +87,8 @@ def test_status_adds_up(capsys):
     told = json.loads(capsys.readouterr().out)
     assert sum(total for _, total in told['by_source'].values()) == told['entries'] >= 5000
     assert sum(run for run, _ in told['by_source'].values()) == told['runs']
+    compared = [r for r in checks().values() if r['proof'] == 'names, shapes and outputs']
+    assert 1000 < told['same_outputs'] == len(compared) < told['runs']
 
 
 def test_download_goes_through_the_mirror_of_ones_own(capsys, tmp_path, monkeypatch):
