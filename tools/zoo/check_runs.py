@@ -243,7 +243,8 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
         'classification/beit/beit_base_100e_imagenet.py', ()),
     'microsoft/beit-base-patch16-224-pt22k': (
         'BeitForMaskedImageModeling', {'use_shared_relative_position_bias': True},
-        'classification/beit/beit_base_100e_imagenet.py', ()),
+        'classification/beit/beit_base_100e_imagenet.py',
+        ("model.backbone.output='class_token'",)),
     'facebook/convnext-tiny-224': (
         'ConvNextForImageClassification', {'num_labels': 1000},
         'classification/convnext/convnext_tiny_300e_imagenet.py', ()),
