@@ -54,6 +54,7 @@ from openlab.zoo import index
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 SIZE, BATCH = 160, 2
+PEERS = ('timm', 'torchvision')  # whose networks are built here to compare with
 WRAPPERS = ('timm', 'torchvision', 'transformers')  # which hold the peer itself
 FIXED_SIZE = re.compile('vit|deit|beit|eva|swin|mixer|twins|efficientformer|hiera')
 MEDIAN, WORST = 1.0, 1.05
@@ -74,7 +75,7 @@ def proven() -> dict[str, tuple[str, dict[str, Any]]]:
         parts = record['config'].split('/')
         if parts[0] != 'classification' or parts[1] in WRAPPERS or not index.has(name):
             continue
-        if 'outputs' not in record['proof']:
+        if 'outputs' not in record['proof'] or name.split('/')[0] not in PEERS:
             continue
         params = index.entry(name).get('params') or sys.maxsize
         if params > MOST_PARAMS or image_size(name) > LARGEST_IMAGE:

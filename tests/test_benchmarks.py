@@ -108,6 +108,7 @@ def test_families_enter_by_the_proof_that_their_outputs_are_equal(monkeypatch):
         'timm/unproven': {'config': 'classification/b/z.py', 'proof': 'names and shapes'},
         'timm/tower': {'config': 'classification/c/z.py', 'part': 'backbone', **proof},
         'timm/huge': {'config': 'classification/d/z.py', **proof},
+        'mmpretrain/small': {'config': 'classification/e/z.py', **proof},
         'timm/tiny_part': {'config': 'classification/a/z.py', 'part': 'backbone', **proof},
         'torchvision/detector': {'config': 'detection/c/z.py', **proof},
     }
