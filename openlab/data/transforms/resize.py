@@ -166,7 +166,8 @@ class Resize(_Resizing):
     Args:
         size: (height, width), or one number for both. With ``keep_ratio`` the largest size that
             fits inside.
-        shorter: length of the shorter edge; the ratio is kept.
+        shorter: length of the shorter edge; the ratio is kept. Alone it rounds the other edge
+            down, as torchvision, timm and OpenMMLab do where images are classified.
         longer: length of the longer edge; the ratio is kept. Together with ``shorter`` it is a
             limit.
         keep_ratio: fit into ``size`` instead of filling it.
@@ -197,6 +198,10 @@ class Resize(_Resizing):
         """(H, W) that an image of this size gets."""
         if self.size is not None and not self.keep_ratio:
             return self.size
+        if self.shorter is not None and self.longer is None:
+            if height <= width:
+                return self.shorter, int(self.shorter * width / height)
+            return int(self.shorter * height / width), self.shorter
         if self.size is not None:
             factor = min(self.size[0] / height, self.size[1] / width)
         else:

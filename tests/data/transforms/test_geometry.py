@@ -238,6 +238,12 @@ def test_only_plain_images_are_resized_in_part():
     assert steps({'img': image})['img'].shape == (30, 40, 3), 'edited lists count'
 
 
+@pytest.mark.parametrize('size', [(300, 451), (451, 300), (427, 640), (99, 99)])
+def test_the_shorter_edge_sets_the_size_that_torchvision_gives(size):
+    expected = F.resize(torch.zeros(3, *size), [256]).shape[1:]
+    assert Resize(shorter=256).new_size(*size) == tuple(expected)
+
+
 def test_center_crop_takes_torchvisions_window():
     image = smooth_image(61, 80)
     for size in ((30, 41), (31, 40), (70, 50)):
