@@ -146,7 +146,7 @@ def _geometry(loader: Mapping[str, Any]) -> dict[str, Any]:
     if 'CIFAR' in loader.get('dataset', {}).get('type', ''):  # taken as they are
         found = {'resize': 32, 'interpolation': 'bilinear', 'backend': 'pillow', 'squash': True}
     if found.get('squash'):
-        found['crop'] = found['resize']
+        found.setdefault('crop', found['resize'])
     return {key: value for key, value in found.items() if value is not None}
 
 
