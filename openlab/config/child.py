@@ -74,6 +74,8 @@ def swapped_text(
     check_config(cfg)
     build_on_meta(clone(cfg))
     paths = [parse_override(text).path for text in edits]
+    if 'model' in before and 'model' in cfg:
+        paths += _changed(before['model'], cfg['model'], ('model',), paths)
     paths += [(key,) for key in cfg if (key,) not in paths and key != 'model'
               and not is_same(before.get(key), cfg[key])]
     paths += [(key,) for key in before if key not in cfg]
@@ -87,6 +89,19 @@ def swapped_text(
         lines.append(f'{head} = {to_source(value, imports, len(head) + 3)}')
     notes = [str(w.message) for w in caught if issubclass(w.category, ConfigWarning)]
     return _layout(base, out, str(config), edits, imports, lines, notes), cfg
+
+
+def _changed(before: Any, after: Any, path: tuple[str | int, ...],
+             edited: Sequence[tuple[str | int, ...]]) -> list[tuple[str | int, ...]]:
+    """Places below ``path`` that differ, besides those that are edited anyway."""
+    if path in edited or is_same(before, after):
+        return []
+    leads_to_edit = any(place[: len(path)] == path for place in edited)
+    if isinstance(before, Mapping) and isinstance(after, Mapping) and (
+            leads_to_edit or before.keys() == after.keys()):
+        return [place for key in after
+                for place in _changed(before.get(key), after[key], (*path, key), edited)]
+    return [path]
 
 
 def _layout(base: Path, out: Path, config: str, edits: Sequence[str], imports: Mapping[str, str],

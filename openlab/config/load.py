@@ -199,14 +199,20 @@ class _Overriding:
         swap = swap_part(self.values, edit)
         if swap is None:
             return (edit,)
-        set_by_hand = {e.name for e in self.edits}
-        further = [(e, note) for e, note in swap.further if e.name not in set_by_hand]
+        by_hand = [e.path for e in self.edits if e is not edit]
+        further = [(e, note) for e, note in swap.further
+                   if not any(_overlap(e.path, path) for path in by_hand)]
         self.notes += [note for _, note in further]
         return swap.edit, *(e for e, _ in further)
 
     def wanted(self) -> dict[Path, dict[str, Any]]:
         names = {e.name for e in self.edits if e.name in self.values} & self.result.reads
         return {self.path: {n: self.values[n] for n in sorted(names)}} if names else {}
+
+
+def _overlap(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether one of two paths leads through the other."""
+    return all(a == b for a, b in zip(one, other))
 
 
 def _finish(file: Path, result: Evaluated, values: ConfigDict, edits: list[Override]) -> Config:

@@ -50,10 +50,12 @@ class Part:
     Attributes:
         cfg: it, as a config writes it.
         weights: where published weights of it lie, if the name was that of weights.
+        preprocessing: how these weights want images prepared, where the zoo tells it.
     """
 
     cfg: ConfigDict
     weights: str | None = None
+    preprocessing: dict[str, Any] | None = None
 
 
 def kind_of(module: str, name: str) -> str:
@@ -231,7 +233,7 @@ def _zoo_backbone(name: str) -> Part | None:
     if is_address and scheme not in ('zoo', 'torchvision', 'timm'):
         return None
     record = _checks().get(wanted)
-    if record is None and not is_address:
+    if record is None and scheme in ('', 'zoo'):
         found = [n for n in _checks() if n.partition('/')[2] == wanted]
         if len(found) > 1:
             raise ConfigError(f'{name!r} names several entries of the zoo: {", ".join(found)}')
@@ -240,11 +242,24 @@ def _zoo_backbone(name: str) -> Part | None:
     if record is None and is_address:
         found = [n for n in _checks() if n.startswith(f'{wanted}.')]
         record = _checks()[found[0]] if found else None
+        wanted = found[0] if found else wanted
     if record is None:
         return None
     cfg = _backbone_of(record['config'], tuple(record.get('overrides', ())))
-    weights = name if is_address else f'zoo://{wanted}'
-    return None if cfg is None else Part(cfg, weights)
+    weights = f'zoo://{wanted}' if scheme in ('', 'zoo') else name
+    return None if cfg is None else Part(cfg, weights, _preprocessing(wanted))
+
+
+def _preprocessing(entry: str) -> dict[str, Any] | None:
+    """What the zoo says of an entry's images."""
+    source, _, name = entry.partition('/')
+    for file in sorted((shipped_root() / 'model_zoo' / source).glob('*.json')):
+        text = file.read_text('utf-8')
+        if f'"name": "{name}"' in text:  # reading is fast, parsing is not
+            family = json.loads(text)
+            model = next(m for m in family['models'] if m['name'] == name)
+            return model.get('preprocessing') or family.get('preprocessing')
+    return None
 
 
 @cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin
@@ -26,7 +27,7 @@ from openlab.config.build import (
 from openlab.config.errors import ConfigError
 from openlab.config.nodes import ConfigDict, LazyName, clone
 from openlab.config.override import Override
-from openlab.config.parts import find_part, kind_at
+from openlab.config.parts import Part, find_part, kind_at
 from openlab.config.resolve import without_draws
 from openlab.config.typecheck import PLAIN, expected_classes, fits, is_component, options
 from openlab.registry import MODELS, UnknownComponentError, import_custom
@@ -87,11 +88,15 @@ def swap_part(values: ConfigDict, edit: Override) -> Swap | None:
         new = _fit_neck(new, old, parent)
     if kind != 'backbone' or old is None:
         return Swap(replace(edit, value=new))
-    carry = ('in_channels', *(('norm',) if part.weights else ()))
-    new = _carried(new, old, carry)
+    # Frozen batch norms hold statistics of weights; a layer norm has none.
+    keeps_norm = part.weights and _has_batch_norm(new)
+    new = _carried(new, old, ('in_channels', *(('norm',) if keeps_norm else ())))
     if needs_maps(owner, parent):
         new = fit_backbone(new, old, edit.text)
-    return Swap(replace(edit, value=new), tuple(_leave_behind(values, part.weights, edit)))
+    further = [*_leave_behind(values, part.weights, edit, new)]
+    if part.preprocessing:
+        further += _prepared_for(values, part, edit)
+    return Swap(replace(edit, value=new), tuple(further))
 
 
 def needs_maps(owner: type, parent: Mapping[str, Any]) -> bool:
@@ -104,7 +109,10 @@ def needs_maps(owner: type, parent: Mapping[str, Any]) -> bool:
     if getattr(owner, 'needs_maps', True) or parent.get('neck') is not None:
         return True
     head = parent.get('head') or {}
-    return 'type' in head and getattr(resolve_type(head['type'], MODELS), 'needs_maps', False)
+    if 'type' not in head:
+        return False
+    reads_maps = getattr(resolve_type(head['type'], MODELS), 'reads_maps', None)
+    return reads_maps is not None and reads_maps(head)
 
 
 def fit_backbone(new: ConfigDict, old: Mapping[str, Any], where: str = '') -> ConfigDict:
@@ -298,12 +306,25 @@ def _shell(cfg: ConfigDict, trial: _Trial, neck: ConfigDict | None = None) -> Co
     return around
 
 
+def _is_shell(cfg: Mapping[str, Any]) -> bool:
+    return getattr(cfg['type'], 'dotted_path', None) == SHELL.dotted_path
+
+
+def _has_batch_norm(cfg: Mapping[str, Any]) -> bool:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    network = meta_backbone(cfg)
+    return not isinstance(network, str) and any(
+        isinstance(m, _BatchNorm) for m in network.modules())
+
+
 def _giving_maps(cfg: Mapping[str, Any], drop: Sequence[str] = ()) -> ConfigDict:
     """The config of a backbone that has to give maps, not one vector."""
     new = clone(cfg)
     target = resolve_type(new['type'], MODELS)
     for option in options(parameter_hints(target).get('output')):
         if get_origin(option) is Literal and 'maps' in get_args(option):
+            new.pop('output', None)
             if _default(target, 'output') != 'maps':
                 new['output'] = 'maps'
             # It is read by a classifier of its own, and no map shows it.
@@ -334,26 +355,43 @@ def _carried(new: ConfigDict, old: Mapping[str, Any], keys: Sequence[str]) -> Co
 
 
 def _leave_behind(
-    values: ConfigDict, weights: str | None, edit: Override
+    values: ConfigDict, weights: str | None, edit: Override, new: Mapping[str, Any]
 ) -> Iterator[tuple[Override, str]]:
     """What else changes with a backbone: its weights, and hooks that hold its stages still."""
     load = values.get('load_from')
-    if not load:
-        return
     source = load.get('source') if isinstance(load, Mapping) else load
     if weights is not None:
-        new = clone(load) if isinstance(load, Mapping) else ConfigDict()
-        new['source'] = weights
-        yield (Override(('load_from',), 'set', new, edit.text),
-               f'load_from is {weights} now, instead of {source}')
+        start = clone(load) if isinstance(load, Mapping) else ConfigDict(replace_head=True)
+        start['source'] = weights
+        # Nothing but the backbone itself is promised by its name.
+        inner = '.backbone' if _is_shell(new) else ''
+        place = '.'.join(map(str, edit.path[1:])) + inner
+        start['allow_missing'] = [rf'^(?!{re.escape(place)}\.)']
+        yield (Override(('load_from',), 'set', start, edit.text),
+               f'load_from is {weights} now' + (f', instead of {source}' if source else ''))
+    elif load:
+        yield (Override(('load_from',), 'set', None, edit.text),
+               f'load_from ({source}) belonged to the backbone before and is left out')
+    if weights is not None:
         return
-    yield (Override(('load_from',), 'set', None, edit.text),
-           f'load_from ({source}) belonged to the backbone before and is left out')
     hooks = values.get('custom_hooks') or []
     kept = [h for h in hooks if not (isinstance(h, Mapping) and 'num_stages' in h)]
     if len(kept) < len(hooks):
         yield (Override(('custom_hooks',), 'set', clone(kept), edit.text),
                'FreezeHook, which froze its first stages, is left out as well')
+
+
+def _prepared_for(values: ConfigDict, part: Part,
+                  edit: Override) -> Iterator[tuple[Override, str]]:
+    """Means and deviations of images become those that the weights were trained with."""
+    present = _at(values, ('model', 'preprocessor'))
+    for key in ('mean', 'std'):
+        wanted = list((part.preprocessing or {})[key])
+        has = present.get(key) if isinstance(present, Mapping) else None
+        # Images of another number of channels have statistics of their own.
+        if isinstance(has, Sequence) and len(has) == len(wanted) and list(has) != wanted:
+            yield (Override(('model', 'preprocessor', key), 'set', wanted, edit.text),
+                   f'model.preprocessor.{key} is {wanted} now, as {part.weights} wants it')
 
 
 def _takes_component(hint: Any, value: str) -> bool:

@@ -12,7 +12,8 @@ B batch · C channels · K classes · P places of the map
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,6 @@ class CSRAHead(MultiLabelHead):
         threshold: predicted labels are the classes that are at least this probable.
     """
 
-    needs_maps = True
     weights = (
         # Its classifiers are 1x1 convolutions there.
         KeyMap('openmmlab', ((r'^csra_heads\.(\d+)\.head\.', r'classifiers.\1.'),),
@@ -73,6 +73,11 @@ class CSRAHead(MultiLabelHead):
         self.temperatures = _TEMPERATURES[num_heads]
         self.classifiers = nn.ModuleList(
             nn.Linear(channels, num_classes, bias=False) for _ in self.temperatures)
+
+    @staticmethod
+    def reads_maps(cfg: Mapping[str, Any]) -> bool:
+        """Whether a head of this config needs maps: always."""
+        return True
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Logits (B, K) from the last of ``feats``, (B, C, H, W).

@@ -5,7 +5,7 @@ B batch · C channels · K classes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -61,6 +61,11 @@ class MLPHead(LinearHead):
         self.norms = nn.ModuleList(
             nn.Identity() if norm is None else make_norm(o, norm) for o in hidden_channels)
         self.act = make_act(act)
+
+    @staticmethod
+    def reads_maps(cfg: Mapping[str, Any]) -> bool:
+        """Whether a head of this config needs maps: with a grid it looks at their cells."""
+        return cfg.get('grid', 1) > 1
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Logits (B, K) from the last of ``feats``, (B, C, H, W) or, without a grid, (B, C).

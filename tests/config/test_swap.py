@@ -1,5 +1,6 @@
 """Parts by name: in overrides, and written as a config of their own."""
 
+import re
 import textwrap
 
 import pytest
@@ -75,8 +76,57 @@ def test_a_zoo_name_brings_its_weights():
     with pytest.warns(ConfigWarning, match='load_from is torchvision://resnet50 now'):
         cfg = load_config(FCOS, ['model.backbone=torchvision://resnet50'])
     assert cfg.load_from.source == 'torchvision://resnet50'
-    assert cfg.load_from.allow_missing == [r'^neck\.', r'^head\.']
+    assert [re.search(p, 'neck.x') and not re.search(p, 'backbone.x')
+            for p in cfg.load_from.allow_missing] == [True]
     assert cfg.model.backbone.norm.type.dotted_path == 'openlab.layers.norm.FrozenBatchNorm2d'
+
+
+@pytest.mark.parametrize(('config', 'path'), [
+    ('quickstart/classification', 'model.backbone'),
+    ('resnet50_100e_imagenet', 'model.backbone'),
+    ('fitnet_resnet18_100e_imagenet', 'model.student.backbone')])
+def test_a_zoo_name_brings_its_weights_also_where_none_were_loaded_before(config, path):
+    with pytest.warns(ConfigWarning, match='load_from is zoo://openlab/mobilenet-v2 now'):
+        cfg = load_config(config, [f'{path}=openlab/mobilenet-v2'])
+    place = path.partition('.')[2]
+    assert cfg.load_from.source == 'zoo://openlab/mobilenet-v2' and cfg.load_from.replace_head
+    allowed, = cfg.load_from.allow_missing
+    assert re.search(allowed, 'head.fc.weight') and not re.search(allowed, f'{place}.stem.weight')
+
+
+def test_a_pyramid_around_published_weights_may_be_new():
+    with pytest.warns(ConfigWarning):
+        cfg = load_config(FCOS, ['model.backbone=timm/vit_small_patch14_dinov2.lvd142m'])
+    allowed, = cfg.load_from.allow_missing
+    assert 'norm' not in cfg.model.backbone.backbone, 'frozen batch norms are for batch norms'
+    assert re.search(allowed, 'backbone.neck.x')
+    assert not re.search(allowed, 'backbone.backbone.x')
+
+
+@pytest.mark.filterwarnings('ignore::openlab.config.ConfigWarning')
+@pytest.mark.parametrize('name', [
+    'hiera_base_224.mae', 'poolformer_m36.sail_in1k', 'tiny_vit_11m_224.dist_in22k',
+    'convnext_tiny.fb_in1k', 'swin_tiny_patch4_window7_224.ms_in1k', 'resnet50.a1_in1k'])
+def test_weights_of_any_kind_of_network_go_under_a_detector(name):
+    cfg = load_config(FCOS, [f'model.backbone=timm/{name}'])
+    assert cfg.load_from.source == f'zoo://timm/{name}'
+
+
+@pytest.mark.filterwarnings('ignore::openlab.config.ConfigWarning')
+def test_images_are_normalised_as_swapped_weights_want_it(tmp_path):
+    name = 'zoo://efficientnet-lite0'
+    with pytest.warns(ConfigWarning, match=r'preprocessor\.mean is \[127\.5'):
+        cfg = load_config('csra_resnet101_30e_voc', [f'model.backbone={name}'])
+    assert cfg.model.preprocessor.mean == cfg.model.preprocessor.std == [127.5] * 3
+    out = tmp_path / 'swapped.py'
+    assert cli.main(['config', 'swap', 'csra_resnet101_30e_voc', f'model.backbone={name}',
+                     '-o', str(out)]) == 0
+    assert load_config(out).model.preprocessor.mean == [127.5] * 3
+    with pytest.warns(ConfigWarning):
+        cfg = load_config('csra_resnet101_30e_voc', [
+            f'model.backbone={name}', 'model.preprocessor.mean=[1.0, 2.0, 3.0]'])
+    assert cfg.model.preprocessor.mean == [1.0, 2.0, 3.0]
+    assert cfg.model.preprocessor.std == [127.5] * 3
 
 
 def test_later_edits_reach_into_the_new_part():
@@ -108,7 +158,8 @@ def test_a_classifier_takes_a_backbone_as_it_was_published():
 @pytest.mark.parametrize('backbone', ['ViT-Tiny', 'ConvNeXt-T', 'Swin-T', 'HRNet'])
 @pytest.mark.parametrize('config', [
     'csra/csra_resnet101_30e_voc', 'deit/deit_tiny_distilled_300e_imagenet',
-    'hrnet/hrnet_w18_100e_imagenet', 'mobilenet_v3/mobilenet_v3_large_300e_imagenet',
+    'hrnet/hrnet_w18_100e_imagenet', 'vgg/vgg16_100e_imagenet',
+    'mobilenet_v3/mobilenet_v3_large_300e_imagenet',
     'arcface/arcface_resnet18_20e_digits'])
 @pytest.mark.filterwarnings('ignore::openlab.config.ConfigWarning')
 def test_a_classifier_of_any_head_and_neck_runs_on_any_backbone(config, backbone):
