@@ -363,10 +363,11 @@ def _leave_behind(
     if weights is not None:
         start = clone(load) if isinstance(load, Mapping) else ConfigDict(replace_head=True)
         start['source'] = weights
-        # Nothing but the backbone itself is promised by its name.
+        # Nothing but the backbone itself is promised by its name, and not the norms of maps that
+        # no classifier sees.
         inner = '.backbone' if _is_shell(new) else ''
         place = '.'.join(map(str, edit.path[1:])) + inner
-        start['allow_missing'] = [rf'^(?!{re.escape(place)}\.)']
+        start['allow_missing'] = [rf'^(?!{re.escape(place)}\.(?!norms\.\d))']
         yield (Override(('load_from',), 'set', start, edit.text),
                f'load_from is {weights} now' + (f', instead of {source}' if source else ''))
     elif load:

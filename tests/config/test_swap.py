@@ -10,6 +10,7 @@ from openlab import cli
 from openlab.config import ConfigError, ConfigWarning, load_config
 from openlab.config.build import build
 from openlab.config.parts import find_part, kind_of, published_names, sizes_of
+from openlab.engine.loading import load_weights
 from openlab.registry import MODELS
 
 FCOS = 'fcos_resnet50_12e_coco'
@@ -110,6 +111,21 @@ def test_a_pyramid_around_published_weights_may_be_new():
 def test_weights_of_any_kind_of_network_go_under_a_detector(name):
     cfg = load_config(FCOS, [f'model.backbone=timm/{name}'])
     assert cfg.load_from.source == f'zoo://timm/{name}'
+
+
+@pytest.mark.filterwarnings('ignore::openlab.config.ConfigWarning')
+@pytest.mark.parametrize('name', [
+    'convnext_atto.d2_in1k', 'hiera_tiny_224.mae_in1k_ft_in1k', 'mobilenetv3_small_050.lamb_in1k',
+    'swin_tiny_patch4_window7_224.ms_in1k', 'vit_tiny_patch16_224.augreg_in21k_ft_in1k'])
+def test_published_weights_fill_the_backbone_of_a_detector(name):
+    timm = pytest.importorskip('timm')
+    cfg = load_config(FCOS, [f'model.backbone=timm/{name}']).to_plain()
+    model = build(cfg['model'], path='model')
+    how = {key: value for key, value in cfg['load_from'].items() if key != 'source'}
+    report = load_weights(model, timm.create_model(name.partition('.')[0]).state_dict(), **how)
+    new = [n for n in report.missing if n.startswith('backbone.')]
+    assert all('.norms.' in n or n.startswith('backbone.neck.') for n in new), new
+    assert len(report.matched) > 100
 
 
 @pytest.mark.filterwarnings('ignore::openlab.config.ConfigWarning')
