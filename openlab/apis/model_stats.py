@@ -182,8 +182,8 @@ def count(model: nn.Module, shape: Sequence[int]) -> ModelStats:
             model(inputs)
     except Exception as error:
         raise ConfigError(
-            f'the model fails on an input of shape {list(inputs.shape)}: '
-            f'{type(error).__name__}: {error}'
+            f'the model fails on an input of shape {list(inputs.shape)}'
+            f'{_too_small_for(model, inputs.shape)}: {type(error).__name__}: {error}'
         ) from error
     finally:
         model.train(was_training)
@@ -194,6 +194,15 @@ def count(model: nn.Module, shape: Sequence[int]) -> ModelStats:
             rows[name].flops = sum(operations.values())
     stats.modules = list(rows.values())
     return stats
+
+
+def _too_small_for(model: nn.Module, shape: Sequence[int]) -> str:
+    """A hint where images are smaller than one step of the backbone's last map."""
+    stride = max(getattr(getattr(model, 'backbone', None), 'strides', None) or (1,))
+    if len(shape) != 4 or min(shape[2:]) >= stride:
+        return ''
+    return (f', whose images are smaller than the stride of its backbone ({stride} px); resize '
+            'them in the pipelines, or take a backbone for small images')
 
 
 @contextmanager

@@ -49,6 +49,25 @@ def pipeline(*transforms):
         {'type': 'LoadImage'}, *transforms, {'type': 'PackInputs'}]}})
 
 
+def test_images_that_are_smaller_than_a_stride_are_told():
+    class Body(nn.Module):
+        strides = (32,)
+
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = Body()
+
+        def forward(self, x):
+            return nn.functional.conv2d(x, torch.zeros(1, 3, 20, 20, device=x.device))
+
+    with pytest.raises(ConfigError, match=r'smaller than the stride of its backbone \(32 px\)'):
+        count(Fails(), (3, 16, 16))
+    with pytest.raises(ConfigError) as error:
+        count(Fails(), (3, 16, 40, 40))
+    assert 'smaller' not in str(error.value)
+
+
 def test_the_test_pipeline_tells_the_input_shape():
     assert input_shape_of(pipeline({'type': 'CenterCrop', 'size': 24})) == (3, 24, 24)
 
