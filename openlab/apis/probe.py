@@ -296,7 +296,8 @@ def probe(cfg: Mapping[str, Any], weights: str | Path | None, *, k: int = 20,
 
     Args:
         cfg: by ``load_config``.
-        weights: anything that ``load_from`` takes; ``None`` probes initial values.
+        weights: anything that ``load_from`` takes; ``None`` probes what training would start
+            from: the ``load_from`` of the config, else initial values.
         k: see ``knn_votes``.
         temperature: see ``knn_votes``.
         l2: see ``linear_probe``.
@@ -333,6 +334,9 @@ def _model(cfg: Mapping[str, Any], weights: str | Path | None) -> nn.Module:
     if weights is not None:
         local = None if '://' in str(weights) else best_checkpoint(Path(weights))
         load_weights(model, local or weights, replace_head=not hasattr(model, 'embed'))
+    elif cfg.get('load_from'):
+        start = cfg['load_from']
+        load_weights(model, **(start if isinstance(start, Mapping) else {'source': start}))
     return model
 
 

@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('config', metavar='CONFIG', help='a config file, or the name of a shipped one')
     add('weights', metavar='WEIGHTS', nargs='?',
-        help='a checkpoint, a file of weights or an address; without, initial values are judged')
+        help='a checkpoint, a file of weights or an address; without, load_from of the config, '
+             'else initial values')
     add('--set', '--cfg-options', dest='overrides', nargs='+', action='extend', default=[],
         metavar='KEY=VALUE', help='change the config')
     add('--method', choices=('knn', 'linear', 'both'), default='both')
@@ -51,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     print('\n'.join(aligned(rows)))
     print(f'\n{num_features} features of {num_train} images to learn from and '
           f'{results["test"][0]} to judge')
+    start = cfg.get('load_from')
+    start = start['source'] if isinstance(start, dict) else start
+    print(f'weights: {args.weights or start or "initial values"}')
     if args.out:
         write_record(args.out, scores, config=str(args.config), overrides=args.overrides,
                      weights=args.weights, layer=args.layer, k=args.k,

@@ -208,3 +208,13 @@ def test_weights_without_a_head_are_enough(quickstart, tmp_path):
     torch.save(state, tmp_path / 'backbone.pth')
     found = probe(quickstart, tmp_path / 'backbone.pth', max_batches=1, methods=['knn'])
     assert found['knn'].total == 150
+
+
+def test_without_weights_those_are_probed_that_training_would_start_from(quickstart, tmp_path):
+    model = build_model(quickstart)
+    for parameter in model.backbone.parameters():  # features that tell nothing
+        torch.nn.init.zeros_(parameter)
+    torch.save(model.state_dict(), tmp_path / 'dead.pth')
+    cfg = {**quickstart, 'load_from': {'source': str(tmp_path / 'dead.pth')}}
+    told = probe(cfg, None, max_batches=1, methods=['knn'])['knn']
+    assert told.value < 0.3 < probe(quickstart, None, max_batches=1, methods=['knn'])['knn'].value
