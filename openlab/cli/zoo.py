@@ -100,7 +100,7 @@ def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> Non
     parser.add_argument('--family', help='part of the name of the algorithm or architecture')
     parser.add_argument('--dataset', help='part of the name of data with results')
     parser.add_argument('--metric', help="a metric, perhaps with a bound: 'top1>=80'")
-    parser.add_argument('--params', metavar='RANGE', help="'<10M', '>1M' or '5M-30M'")
+    parser.add_argument('--params', metavar='RANGE', help="'<10M', '>=1M' or '5M-30M'")
     parser.add_argument('--license', help='commercial: weights and data that permit it; or a name')
     parser.add_argument('--with-unclear', action='store_true',
                         help='with --license commercial: also what no terms forbid or permit')
@@ -111,7 +111,8 @@ def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> Non
                              "or select found: '<30' or '5-30'")
     parser.add_argument('--status', choices=('runs', 'listed'), help='runs: proven to fit openlab')
     parser.add_argument('--sort', choices=('name', 'params', 'value', 'latency'), default='name')
-    parser.add_argument('--limit', type=int, default=50, help='rows to show; 0 for all')
+    parser.add_argument('--limit', type=_count, default=50, metavar='N',
+                        help='rows to show; 0 for all')
     parser.add_argument('--json', action='store_true')
 
 
@@ -351,6 +352,12 @@ def _publish(args: argparse.Namespace) -> int:
     if args.push:
         print(push(folder, args.push, is_public=args.public))
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'must be a whole number, 0 or above, got {text!r}')
+    return int(text)
 
 
 def _positive(text: str) -> float:

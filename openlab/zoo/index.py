@@ -11,13 +11,20 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from openlab.shipped import shipped_root
+from openlab.zoo.filters import (
+    MILLISECONDS,
+    PARAMS,
+    as_number,  # noqa: F401  the selection takes it from here
+    has_part,
+    metric_test,
+    range_test,
+)
 from openlab.zoo.latencies import measured
 from openlab.zoo.terms import Verdict, judge
 
@@ -90,7 +97,7 @@ class Wanted:
         family: part of the name of a family.
         dataset: part of the name of a data set with results.
         metric: ``NAME``, or with a bound: ``top1>=80``, ``box AP > 40``.
-        params: bounds such as ``<10M`` or ``5M-30M``.
+        params: bounds such as ``<10M``, ``>=1M`` or ``5M-30M``.
         latency: bounds of the milliseconds of one image on this machine, such as ``<30``.
         license: ``'commercial'``, or the name of a licence.
         with_unclear: with ``license='commercial'``, keep what no one forbids nor permits.
@@ -225,9 +232,9 @@ def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
 
 def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
     """The rows that pass all filters."""
-    is_metric = _metric_test(wanted.metric)
-    is_size = _range_test('params', wanted.params, ('<10M', '>1M', '5M-30M'))
-    is_fast = _range_test('latency', wanted.latency, ('<30', '>5', '5-30'))
+    is_metric = metric_test(wanted.metric)
+    is_size = range_test('params', wanted.params, PARAMS)
+    is_fast = range_test('latency', wanted.latency, MILLISECONDS)
     known = measured() if wanted.latency else {}
     found = Found()
     for row in rows() if among is None else among:
@@ -236,7 +243,8 @@ def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
         if wanted.status and status(row) != wanted.status:
             continue
         if (wanted.dataset or wanted.metric) and not any(
-                _has(wanted.dataset, [result.dataset]) and is_metric(result)
+                has_part(wanted.dataset, [result.dataset])
+                and is_metric(result.metric, result.value)
                 for result in row.results):
             continue
         if wanted.license == 'commercial':
@@ -258,8 +266,9 @@ def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
 
 def best_result(row: Row, wanted: Wanted) -> Result | None:
     """The result to show: the first one that fits the filters."""
-    is_metric = _metric_test(wanted.metric)
-    fitting = [r for r in row.results if _has(wanted.dataset, [r.dataset]) and is_metric(r)]
+    is_metric = metric_test(wanted.metric)
+    fitting = [r for r in row.results
+               if has_part(wanted.dataset, [r.dataset]) and is_metric(r.metric, r.value)]
     return next(iter(fitting or row.results), None)
 
 
@@ -276,22 +285,6 @@ def shares(key: Literal['source', 'task']) -> dict[str, tuple[int, int]]:
         counts.items(), key=lambda item: -item[1][1])}
 
 
-def as_number(text: str) -> float:
-    """Read ``3.5M``, ``1G``, ``200k`` or a plain number.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    found = re.fullmatch(r'\s*([\d_.,]+)\s*([kmgbt]?)\s*', text.lower())
-    try:
-        number = float(found[1].replace('_', '').replace(',', '')) if found else None
-    except ValueError:
-        number = None
-    if found is None or number is None:
-        raise ValueError(f'{text!r} is no number; accepted: 3500000, 3.5M, 200k, 1.2G')
-    return number * {'': 1, 'k': 1e3, 'm': 1e6, 'g': 1e9, 'b': 1e9, 't': 1e12}[found[2]]
-
-
 def _row(values: dict[str, Any]) -> Row:
     for key in ('tasks', 'training_data'):
         values[key] = tuple(values[key])
@@ -304,44 +297,10 @@ def _passes_names(row: Row, wanted: Wanted) -> bool:
                      *(result.dataset for result in row.results))).lower()
     return (all(word.lower() in text for word in wanted.words)
             and (wanted.task is None or any(
-                _has(task, row.tasks)
+                has_part(task, row.tasks)
                 for task in ([wanted.task] if isinstance(wanted.task, str) else wanted.task)))
             and (wanted.source is None or wanted.source == row.source)
-            and _has(wanted.family, [row.family]))
-
-
-def _has(part: str | None, names: Iterable[str]) -> bool:
-    return part is None or any(_plain(part) in _plain(name) for name in names)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r'[\s_-]+', ' ', name.lower())
-
-
-def _metric_test(text: str | None) -> Any:
-    if text is None:
-        return lambda result: True
-    found = re.fullmatch(r'\s*(.+?)\s*(?:(>=|<=|>|<)\s*(-?[\d.]+))?\s*', text)
-    if found is None or re.search(r'[<>=]', found[1]):
-        raise ValueError(f"metric {text!r}; accepted: NAME, or with a bound 'top1>=80'")
-    name, sign, bound = _plain(found[1]), found[2], found[3] and float(found[3])
-    tests = {'>=': lambda v: v >= bound, '<=': lambda v: v <= bound,
-             '>': lambda v: v > bound, '<': lambda v: v < bound, None: lambda v: True}
-    return lambda result: _plain(result.metric) == name and tests[sign](result.value)
-
-
-def _range_test(what: str, text: str | None, accepted: Sequence[str]) -> Any:
-    if text is None:
-        return lambda value: True
-    if found := re.fullmatch(r'\s*(<=?|>=?)(.+)', text):
-        bound = as_number(found[2])
-        low, high = (bound, float('inf')) if '>' in found[1] else (0, bound)
-    elif '-' in text:
-        low, high = (as_number(part) for part in text.split('-', 1))
-    else:
-        raise ValueError(f'{what} {text!r}; accepted: {accepted[0]!r}, {accepted[1]!r} or '
-                         f'{accepted[2]!r}')
-    return lambda value: value is not None and low <= value <= high
+            and has_part(wanted.family, [row.family]))
 
 
 def _near(name: str) -> str:

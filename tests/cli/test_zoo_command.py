@@ -65,6 +65,21 @@ def test_a_source_that_is_not_there_is_an_error_with_the_nearest(capsys):
     assert 'did you mean mmdetection' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['--limit', '-3'], "must be a whole number, 0 or above, got '-3'"),
+    (['--limit', 'all'], "must be a whole number, 0 or above, got 'all'"),
+])
+def test_a_number_of_rows_that_is_none_is_refused(argv, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(['zoo', 'ls', *argv])
+    assert caught.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_range_that_cannot_be_read_is_one_message(capsys):
+    assert main(['zoo', 'ls', '--params', '30M-5M']) == 2
+    assert 'did you mean 5M-30M' in capsys.readouterr().err
+
+
 def test_show_tells_the_way_out_for_the_silent_host(capsys):
     text = '\n'.join(lines_of(capsys, 'show', 'mmdetection/tood_r50_fpn_1x_coco'))
     assert 'no longer answers' in text and 'OPENLAB_ZOO_MIRROR' in text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openlab.zoo import index
-from openlab.zoo.index import Result, Row, Wanted, as_number, find, rows, select
+from openlab.zoo.index import Result, Row, Wanted, find, rows, select
 
 ROOT = Path(__file__).resolve().parents[2]
 COCO = (Result('COCO', 'box AP', 40.0),)
@@ -124,12 +124,6 @@ def test_a_range_of_parameters_leaves_out_what_no_one_counted():
     assert names(params='>1G') == []
     with pytest.raises(ValueError, match='5M-30M'):
         names(params='10M')
-
-
-def test_numbers_may_have_a_letter():
-    assert [as_number(text) for text in ('3.5M', '200k', '1G', '12')] == [3.5e6, 2e5, 1e9, 12]
-    with pytest.raises(ValueError, match='no number'):
-        as_number('many')
 
 
 def test_commercial_use_excludes_licences_and_data_and_says_why():
