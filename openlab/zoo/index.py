@@ -23,6 +23,7 @@ from openlab.zoo.filters import (
     as_number,  # noqa: F401  the selection takes it from here
     has_part,
     metric_test,
+    plain,
     range_test,
 )
 from openlab.zoo.latencies import measured
@@ -293,9 +294,11 @@ def _row(values: dict[str, Any]) -> Row:
 
 
 def _passes_names(row: Row, wanted: Wanted) -> bool:
-    text = ' '.join((row.name, row.family, *row.tasks, *row.training_data,
-                     *(result.dataset for result in row.results))).lower()
-    return (all(word.lower() in text for word in wanted.words)
+    # Only with words: this is most of the time of a search.
+    texts = wanted.words and [plain(text) for text in (
+        row.name, row.family, *row.tasks, *row.training_data,
+        *(result.dataset for result in row.results))]
+    return (all(any(plain(word) in text for text in texts) for word in wanted.words)
             and (wanted.task is None or any(
                 has_part(task, row.tasks)
                 for task in ([wanted.task] if isinstance(wanted.task, str) else wanted.task)))

@@ -109,6 +109,19 @@ def test_names_of_tasks_and_data_need_not_be_whole():
     assert names(source='b', family='net') == ['b/free', 'b/research']
 
 
+def test_words_of_a_search_may_be_spelled_as_one_likes():
+    for word in ('Net-S', 'net_s', 'nets', 'image-net', 'imagenet1k', 'Image Classification'):
+        assert 'a/net-s' in names(words=[word]), word
+    assert names(words=['nets', 'cifar10']) == ['a/net-s']
+    assert names(words=['netb']) == []
+
+
+def test_a_published_name_is_found_with_and_without_its_hyphen():
+    found = [{row.name for row in select(Wanted(words=[word], status='runs')).rows}
+             for word in ('ResNet-18', 'resnet18', 'resnet_18')]
+    assert found[0] == found[1] == found[2] and len(found[0]) > 5
+
+
 def test_a_bound_holds_for_the_metric_of_the_same_data():
     assert names(metric='top1>=90') == ['a/net-s']
     assert names(metric='top1>=90', dataset='imagenet') == []
