@@ -101,7 +101,8 @@ def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> Non
     parser.add_argument('--dataset', help='part of the name of data with results')
     parser.add_argument('--metric', help="a metric, perhaps with a bound: 'top1>=80'")
     parser.add_argument('--params', metavar='RANGE', help="'<10M', '>=1M' or '5M-30M'")
-    parser.add_argument('--license', help='commercial: weights and data that permit it; or a name')
+    parser.add_argument('--license', help='commercial: weights and data that permit it; or part of '
+                                          'the name of a licence')
     parser.add_argument('--with-unclear', action='store_true',
                         help='with --license commercial: also what no terms forbid or permit')
     if not for_lists:
@@ -137,7 +138,7 @@ def _list(args: argparse.Namespace) -> int:
             **vars(row), 'status': status(row), 'results': [r._asdict() for r in row.results],
             'latency_ms': times[row.name].milliseconds if row.name in times else None,
         } for row in shown]))
-        return 0
+        return 0 if rows else 1
     cells = [['name', 'task', 'params', 'result', 'licence', 'status']]
     for row in shown:
         result = best_result(row, wanted)
@@ -164,7 +165,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _wanted(args: argparse.Namespace) -> Wanted:
     """The filters of the command line."""
-    from openlab.zoo.index import Wanted
+    from openlab.zoo.index import Wanted, check_known
 
     wanted = Wanted(
         words=getattr(args, 'words', ()), task=args.task, source=args.source, family=args.family,
@@ -172,6 +173,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
         with_unclear=args.with_unclear, latency=getattr(args, 'latency', None),
         status=getattr(args, 'status', 'runs'))
     _check_source(wanted)
+    check_known(wanted)
     return wanted
 
 

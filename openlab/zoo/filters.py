@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ SIGNS: dict[str, Callable[[float, float], bool]] = {
 # What is accepted, as messages say it.
 PARAMS = "'<10M', '<=10M', '>1M', '>=1M' or '5M-30M'"
 MILLISECONDS = "'<30', '<=30', '>5', '>=5' or '5-30', in milliseconds"
+FEW = 12  # names that a message lists where none is near
 METRIC = "NAME, or with a bound: 'top1>=80'"
 _SEPARATORS = str.maketrans('', '', ' \t\n_-')
 _TOP_K = re.compile(r'(?:acc(?:uracy)?[@/]?(?:top)?|top@?)(\d)(?:acc(?:uracy)?)?')
@@ -33,6 +35,25 @@ def plain_metric(name: str) -> str:
     text = plain(name)
     found = _TOP_K.fullmatch(text)
     return f'top{found[1]}' if found else text
+
+
+def nearest(name: str, known: Iterable[str], with_words: bool = True) -> str:
+    """What was meant, perhaps, as the end of a message; else the first of what is known.
+
+    Args:
+        name: what nothing is called.
+        known: names, the commonest first.
+        with_words: a word of a name is as good as the name, as for filters that take parts.
+    """
+    whole = {plain(text): text for text in reversed(list(known))}
+    words = {plain(word): word for text in whole.values() for word in re.split(r'[\s_-]+', text)}
+    names = {**words, **whole} if with_words else whole
+    close = difflib.get_close_matches(plain(name), names, n=3, cutoff=0.6)
+    if close:
+        return f'; did you mean {" or ".join(names[one] for one in close)}?'
+    common = list(whole.values())[::-1]
+    rest = f' and {len(common) - FEW} more' if len(common) > FEW else ''
+    return f'; there are {", ".join(common[:FEW])}{rest}'
 
 
 def metric_name(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +23,18 @@ from openlab.zoo.filters import (
     PARAMS,
     as_number,  # noqa: F401  the selection takes it from here
     has_part,
+    metric_name,
     metric_test,
+    nearest,
     plain,
+    plain_metric,
     range_test,
 )
 from openlab.zoo.latencies import measured
 from openlab.zoo.terms import Verdict, judge
 
 OWN = 'openlab'
+COMMERCIAL = 'commercial'  # no licence, but whatever permits business
 # Fields of a family's file that hold for each of its models unless the model says otherwise.
 SHARED = ('source', 'family', 'project', 'paper', 'license', 'training_data', 'tasks', 'classes',
           'preprocessing')
@@ -100,7 +105,7 @@ class Wanted:
         metric: ``NAME``, or with a bound: ``top1>=80``, ``box AP > 40``.
         params: bounds such as ``<10M``, ``>=1M`` or ``5M-30M``.
         latency: bounds of the milliseconds of one image on this machine, such as ``<30``.
-        license: ``'commercial'``, or the name of a licence.
+        license: ``'commercial'``, or part of the name of a licence.
         with_unclear: with ``license='commercial'``, keep what no one forbids nor permits.
         status: ``'runs'`` or ``'listed'``.
     """
@@ -248,12 +253,12 @@ def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
                 and is_metric(result.metric, result.value)
                 for result in row.results):
             continue
-        if wanted.license == 'commercial':
+        if wanted.license == COMMERCIAL:
             verdict = row.verdict
             if not (verdict.commercial or (verdict.commercial is None and wanted.with_unclear)):
                 found.excluded.append((row, verdict))
                 continue
-        elif wanted.license and wanted.license.lower() != (row.license or '').lower():
+        elif wanted.license and not has_part(wanted.license, [row.license or '']):
             continue
         if wanted.latency and row.name not in known:
             if status(row) == 'runs':
@@ -263,6 +268,42 @@ def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
             continue
         found.rows.append(row)
     return found
+
+
+def check_known(wanted: Wanted) -> None:
+    """Refuse filters that no entry of the whole index could pass, whatever the others are.
+
+    Raises:
+        ValueError: naming the filter and the nearest names that are known.
+    """
+    every = rows()
+    tasks = [wanted.task] if isinstance(wanted.task, str) else wanted.task or ()
+    for task in tasks:
+        _check_part('task', task, (name for row in every for name in row.tasks))
+    _check_part('family', wanted.family, (row.family for row in every))
+    _check_part('dataset', wanted.dataset,
+                (result.dataset for row in every for result in row.results))
+    if wanted.license != COMMERCIAL:
+        _check_part('license', wanted.license,
+                    (row.license for row in every if row.license), further=(COMMERCIAL,))
+    if wanted.metric is not None:
+        name = metric_name(wanted.metric)
+        known = _commonest(result.metric for row in every for result in row.results)
+        if plain_metric(name) not in map(plain_metric, known):
+            raise ValueError(f'no entry has a metric {name!r}{nearest(name, known, False)}')
+
+
+def _check_part(what: str, part: str | None, names: Iterable[str],
+                further: Sequence[str] = ()) -> None:
+    if part is None:
+        return
+    known = _commonest(names)
+    if not has_part(part, known):
+        raise ValueError(f'no entry has a {what} {part!r}{nearest(part, [*further, *known])}')
+
+
+def _commonest(names: Iterable[str]) -> list[str]:
+    return [name for name, _ in Counter(names).most_common()]
 
 
 def best_result(row: Row, wanted: Wanted) -> Result | None:

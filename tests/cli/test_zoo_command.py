@@ -80,6 +80,18 @@ def test_a_range_that_cannot_be_read_is_one_message(capsys):
     assert 'did you mean 5M-30M' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('further', [[], ['--json']])
+def test_an_empty_list_has_its_own_exit_code(further, capsys):
+    assert main(['zoo', 'ls', '--source', 'timm', '--params', '<1', *further]) == 1
+    assert main(['zoo', 'ls', '--source', 'timm', '--params', '>1', *further]) == 0
+
+
+def test_a_filter_that_no_entry_could_pass_is_an_error(capsys):
+    assert main(['zoo', 'ls', '--family', 'resnett', '--json']) == 2
+    told = capsys.readouterr()
+    assert 'did you mean resnet' in told.err and told.out == ''
+
+
 def test_show_tells_the_way_out_for_the_silent_host(capsys):
     text = '\n'.join(lines_of(capsys, 'show', 'mmdetection/tood_r50_fpn_1x_coco'))
     assert 'no longer answers' in text and 'OPENLAB_ZOO_MIRROR' in text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openlab.zoo import index
-from openlab.zoo.index import Result, Row, Wanted, find, rows, select
+from openlab.zoo.index import Result, Row, Wanted, check_known, find, rows, select
 
 ROOT = Path(__file__).resolve().parents[2]
 COCO = (Result('COCO', 'box AP', 40.0),)
@@ -129,6 +129,37 @@ def test_a_bound_holds_for_the_metric_of_the_same_data():
     assert names(metric='box AP<40') == []
     with pytest.raises(ValueError, match='accepted'):
         names(metric='top1=>90')
+
+
+@pytest.mark.parametrize(('key', 'value', 'near'), [
+    ('task', 'detektion', 'detection'),
+    ('task', 'imageclasification', 'image classification'),
+    ('family', 'resnett', 'resnet'),
+    ('dataset', 'COCOO', 'COCO'),
+    ('metric', 'topone>=80', 'top1'),
+    ('license', 'comercial', 'commercial'),
+])
+def test_a_filter_that_nothing_could_pass_is_answered_with_the_nearest(key, value, near):
+    wanted = Wanted(**{key: value})
+    with pytest.raises(ValueError, match=f'no entry has a {key} .*did you mean .*{near}'):
+        check_known(wanted)
+
+
+def test_filters_that_are_known_alone_may_leave_nothing_together():
+    wanted = Wanted(task='detection', family='resnet', dataset='cifar', metric='acc@1>=101',
+                    license='commercial')
+    check_known(wanted)
+    assert select(wanted).rows == []
+
+
+def test_where_nothing_is_near_the_commonest_names_are_listed():
+    with pytest.raises(ValueError, match='there are image classification, object detection, '):
+        check_known(Wanted(task='zzz'))
+
+
+def test_the_name_of_a_licence_need_not_be_whole():
+    assert names(license='Apache') == ['b/free']
+    assert names(license='cc-by') == ['b/research']
 
 
 def test_a_range_of_parameters_leaves_out_what_no_one_counted():
