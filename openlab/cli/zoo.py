@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ EXAMPLES = """\
   openlab zoo ls --task detection --dataset COCO --metric 'box AP>=45' --params '<60M'
   openlab zoo ls --license commercial
   openlab zoo measure --family mobilenet
-  openlab zoo ls --latency '<20' --sort value
+  openlab zoo ls --latency '<20' --metric top1 --sort value
   openlab zoo download timm/resnet50.a1_in1k
   openlab zoo select --data photos/ --task classification --max-latency-ms 50"""
 
@@ -111,7 +112,8 @@ def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> Non
                         help="milliseconds of one image on this machine, as openlab zoo measure "
                              "or select found: '<30' or '5-30'")
     parser.add_argument('--status', choices=('runs', 'listed'), help='runs: proven to fit openlab')
-    parser.add_argument('--sort', choices=('name', 'params', 'value', 'latency'), default='name')
+    parser.add_argument('--sort', choices=('name', 'params', 'value', 'latency'), default='name',
+                        help='value: the best first, of the one metric of --metric')
     parser.add_argument('--limit', type=_count, default=50, metavar='N',
                         help='rows to show; 0 for all')
     parser.add_argument('--json', action='store_true')
@@ -235,8 +237,6 @@ def _check_source(wanted: Wanted) -> None:
 
 
 def _sorted(rows: list[Row], key: str, wanted: Wanted) -> list[Row]:
-    from openlab.zoo.index import best_result
-
     if key == 'latency':
         from openlab.zoo.latencies import measured
 
@@ -246,10 +246,26 @@ def _sorted(rows: list[Row], key: str, wanted: Wanted) -> list[Row]:
     if key == 'params':
         return sorted(rows, key=lambda row: (row.params is None, row.params or 0))
     if key == 'value':
-        found = [(best_result(row, wanted), row) for row in rows]
-        return [row for _, row in sorted(
-            found, key=lambda pair: -pair[0].value if pair[0] else float('inf'))]
+        return _sorted_by_value(rows, wanted)
     return sorted(rows, key=lambda row: row.name.lower())
+
+
+def _sorted_by_value(rows: list[Row], wanted: Wanted) -> list[Row]:
+    """Best first in the metric that is shown; rows without a result at the end."""
+    from openlab.zoo.filters import plain_metric
+    from openlab.zoo.index import best_result
+    from openlab.zoo.metric_direction import lower_is_better
+
+    found = [(result.value, row) for row in rows if (result := best_result(row, wanted))]
+    counts = Counter(result.metric for row in rows if (result := best_result(row, wanted)))
+    metrics = [name for name, _ in counts.most_common()]
+    if len({plain_metric(name) for name in metrics}) > 1:
+        some = ', '.join(metrics[:6]) + (' ...' if len(metrics) > 6 else '')
+        raise ValueError(f'--sort value cannot compare different metrics ({some}); choose one, '
+                         f'such as --metric {shlex.quote(metrics[0])}')
+    sign = 1 if metrics and lower_is_better(metrics[0]) else -1
+    found.sort(key=lambda pair: sign * pair[0])
+    return [row for _, row in found] + [row for row in rows if not best_result(row, wanted)]
 
 
 def _show(args: argparse.Namespace) -> int:

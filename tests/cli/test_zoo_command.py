@@ -47,6 +47,27 @@ def test_ls_sorts_by_the_metric_that_was_asked_for(capsys):
     assert values == sorted(values, reverse=True) and values[0] > 85
 
 
+@pytest.mark.parametrize(('metric', 'is_lower_better'), [
+    ('FID', True), ('EPE', True), ('NME', True), ('PSNR', False), ('box AP', False)])
+def test_the_best_value_comes_first_whichever_way_is_better(metric, is_lower_better, capsys):
+    told = lines_of(capsys, 'ls', '--metric', metric, '--sort', 'value', '--limit', '0', '--json')
+    values = [next(r['value'] for r in row['results'] if r['metric'].lower() == metric.lower())
+              for row in json.loads(told[0])]
+    assert values == sorted(values, reverse=not is_lower_better) and values[0] != values[-1]
+
+
+def test_values_of_different_metrics_are_not_sorted(capsys):
+    assert main(['zoo', 'ls', '--source', 'mmdetection', '--sort', 'value']) == 2
+    message = capsys.readouterr().err
+    assert 'different metrics' in message and "--metric 'box AP'" in message
+
+
+def test_without_a_metric_rows_that_share_one_are_sorted(capsys):
+    argv = ('ls', '--source', 'mmdetection', '--family', 'tood', '--sort', 'value')
+    values = [float(row.split('box AP ')[1].split()[0]) for row in lines_of(capsys, *argv)[1:]]
+    assert values == sorted(values, reverse=True) and len(values) > 2
+
+
 def test_ls_for_business_says_what_it_left_out_and_why(capsys):
     main(['zoo', 'ls', '--license', 'commercial', '--source', 'torchvision'])
     told = capsys.readouterr()
