@@ -190,7 +190,15 @@ def _measure(args: argparse.Namespace) -> int:
     for row in named or ():
         if status(row) != 'runs':
             raise ValueError(f'{row.name} is listed, but not proven to fit a config of openlab')
-    among = select(_wanted(args), named).rows
+    found = select(_wanted(args), named)
+    among = found.rows
+    if not among:
+        print('nothing that runs passes the filters' if named is None else
+              f'the filters leave nothing of {", ".join(row.name for row in named)}',
+              file=sys.stderr)
+        if found.excluded:
+            _tell_excluded([verdict.reasons for _, verdict in found.excluded])
+        return 1
     known = {} if args.again else measured(args.device)
     wanted = sorted((row for row in among if row.name not in known),
                     key=lambda row: (row.params is None, row.params or 0, row.name))

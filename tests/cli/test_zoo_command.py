@@ -113,6 +113,16 @@ def test_a_filter_that_no_entry_could_pass_is_an_error(capsys):
     assert 'did you mean resnet' in told.err and told.out == ''
 
 
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['mobilenet-v2', '--family', 'resnet'], 'the filters leave nothing of openlab/mobilenet-v2'),
+    (['--family', 'resnet', '--params', '<1k'], 'nothing that runs passes the filters'),
+    (['mobilenet-v2', '--license', 'commercial'], 'ImageNet-1k'),
+])
+def test_measure_says_that_the_filters_leave_nothing(argv, words, capsys):
+    assert main(['zoo', 'measure', *argv]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_show_tells_the_way_out_for_the_silent_host(capsys):
     text = '\n'.join(lines_of(capsys, 'show', 'mmdetection/tood_r50_fpn_1x_coco'))
     assert 'no longer answers' in text and 'OPENLAB_ZOO_MIRROR' in text
