@@ -45,13 +45,15 @@ def nearest(name: str, known: Iterable[str], with_words: bool = True) -> str:
         known: names, the commonest first.
         with_words: a word of a name is as good as the name, as for filters that take parts.
     """
-    whole = {plain(text): text for text in reversed(list(known))}
+    whole: dict[str, str] = {}
+    for text in known:
+        whole.setdefault(plain(text), text)
     words = {plain(word): word for text in whole.values() for word in re.split(r'[\s_-]+', text)}
     names = {**words, **whole} if with_words else whole
     close = difflib.get_close_matches(plain(name), names, n=3, cutoff=0.6)
     if close:
         return f'; did you mean {" or ".join(names[one] for one in close)}?'
-    common = list(whole.values())[::-1]
+    common = list(whole.values())
     rest = f' and {len(common) - FEW} more' if len(common) > FEW else ''
     return f'; there are {", ".join(common[:FEW])}{rest}'
 

@@ -1,6 +1,13 @@
 import pytest
 
-from openlab.zoo.filters import MILLISECONDS, PARAMS, as_number, metric_test, range_test
+from openlab.zoo.filters import (
+    MILLISECONDS,
+    PARAMS,
+    as_number,
+    metric_test,
+    nearest,
+    range_test,
+)
 
 
 def test_numbers_may_have_a_letter_or_an_exponent():
@@ -60,3 +67,11 @@ def test_a_bound_that_is_no_number_is_answered_with_what_is_accepted(text):
     with pytest.raises(ValueError, match="accepted: NAME, or with a bound: 'top1>=80'") as caught:
         metric_test(text)
     assert repr(text) in str(caught.value)
+
+
+def test_the_names_that_a_message_lists_are_the_first_that_are_known():
+    known = ['vision_transformer', *(f'n{i}' for i in range(20)), 'Vision Transformer']
+    assert nearest('qqqq', known).startswith('; there are vision_transformer, n0, n1, ')
+    assert nearest('qqqq', known).endswith('n10 and 9 more')
+    assert nearest('vison', known) == '; did you mean vision?'
+    assert nearest('vison', known, with_words=False).startswith('; there are')
