@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     download.add_argument('--to', metavar='DIR', help='copy the files there')
     verify = todo.add_parser('verify', help='compare files of the cache with their hashes')
     verify.add_argument('names', nargs='*', metavar='NAME', help='by default the whole cache')
+    verify.add_argument('--delete', action='store_true',
+                        help='remove bad files of the cache, so that their next use downloads them')
     licenses = todo.add_parser('licenses', help='terms of licences and of training data')
     licenses.add_argument('words', nargs='*', help='only those in which all words are found')
     status = todo.add_parser('status', help='how many entries run, by source and by task')
@@ -292,7 +294,7 @@ def _download(args: argparse.Namespace) -> int:
     from openlab.zoo.index import fetch_weights
 
     for name in args.names:
-        for path in fetch_weights(name):
+        for path in fetch_weights(name, with_check=True):
             if args.to:
                 Path(args.to).mkdir(parents=True, exist_ok=True)
                 path = Path(shutil.copy(path, args.to))
@@ -301,6 +303,7 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from openlab.zoo.download import discard, is_cached
     from openlab.zoo.verify import verify_cache, verify_entry
 
     found = [c for name in args.names for c in verify_entry(name)] if args.names else (
@@ -308,9 +311,21 @@ def _verify(args: argparse.Namespace) -> int:
     for check in found:
         print(f'{"ok" if check.problem is None else "BAD":4} {check.path}'
               + (f': {check.problem}' if check.problem else f' ({check.against})'))
-    bad = sum(check.problem is not None for check in found)
-    print(f'{len(found)} files, {bad} bad', file=sys.stderr)
-    return 1 if bad else 0
+    bad = [check.path for check in found if check.problem is not None]
+    print(f'{len(found)} files, {len(bad)} bad', file=sys.stderr)
+    in_cache = [path for path in bad if is_cached(path)]
+    for path in bad:
+        if path not in in_cache:
+            print(f'{path} is no file of the cache: install its package again', file=sys.stderr)
+    if in_cache and not args.delete:
+        command = shlex.join(['openlab', 'zoo', 'verify', *args.names, '--delete'])
+        print(f'{command} removes the bad ones; their next use downloads them again',
+              file=sys.stderr)
+        return 1
+    for path in in_cache:
+        discard(path)
+        print(f'removed {path}; its next use downloads it again', file=sys.stderr)
+    return 1 if len(bad) > len(in_cache) else 0
 
 
 def _licenses(args: argparse.Namespace) -> int:

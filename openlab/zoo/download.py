@@ -91,6 +91,7 @@ def download(
     sha256: str | None = None,
     patience: Patience | None = None,
     progress: bool | None = None,
+    with_check: bool = False,
 ) -> Path:
     """Return the file of the first address that has it, from the cache where it lies already.
 
@@ -101,6 +102,8 @@ def download(
         sha256: its hash in hex, whole or the first digits; by default the 8 digits in its name.
         patience: timeouts and retries.
         progress: show a bar; by default on a terminal.
+        with_check: compare what lies in the cache with its hash, and download it again where it
+            differs; without, only its size counts, for a hash takes seconds.
 
     Raises:
         DownloadError: with the reason for each address; nothing is left half-written.
@@ -112,15 +115,19 @@ def download(
     check = Check(size, _checked_hex(wanted))
     patience = patience or Patience(timeout=float(os.environ.get('OPENLAB_ZOO_TIMEOUT', 30)))
     targets = [cached_path(url) for url in addresses]
-    found = next((t for t in targets if t.is_file() and check.size in (None, _size(t))), None)
-    if found is not None:
-        return found
+    problems = {t: _problem_in_cache(t, check, with_check) for t in targets if t.is_file()}
+    for path, problem in problems.items():
+        if problem is None:
+            return path
+        logger.warning('%s in the cache is bad: %s; it is downloaded again', path, problem)
     if is_offline() and not _local_mirror():
-        raise DownloadError(f'{addresses[0]} is not in the cache ({targets[0]}) and '
+        state = 'bad' if targets[0] in problems else 'not'
+        raise DownloadError(f'{addresses[0]} is {state} in the cache ({targets[0]}) and '
                             f'{OFFLINE_VARIABLE} is set; unset it once to download the file')
     target = targets[0]
     with _locked(target):
-        if target.is_file() and check.size in (None, _size(target)):  # another process was first
+        # Another process may have been first.
+        if target.is_file() and _problem_in_cache(target, check, with_check) is None:
             return target
         _from_anywhere(addresses, target, check, patience, progress)
     return target
@@ -194,6 +201,36 @@ def note_of(path: Path) -> dict[str, Any]:
         return json.loads(_note_path(path).read_text('utf-8'))
     except (OSError, ValueError):
         return {}
+
+
+def content_problem(path: Path, known: Check) -> str | None:
+    """Why a file is neither what it should be nor what it was when it landed; None if it is."""
+    digest, size, note = file_hash(path), _size(path), note_of(path)
+    then = Check(note.get('size'), note.get('sha256'))
+    return (known.size_problem(size) or known.hash_problem(digest)
+            or then.size_problem(size) or then.hash_problem(digest))
+
+
+def is_cached(path: Path) -> bool:
+    """Whether a file lies in the cache, and not in a package or elsewhere."""
+    return path.parent.resolve().is_relative_to((cache_folder() / 'zoo').resolve())
+
+
+def discard(path: Path) -> None:
+    """Remove a file of the cache with its note, so that its next use downloads it again.
+
+    Raises:
+        ValueError: if it does not lie in the cache.
+    """
+    if not is_cached(path):
+        raise ValueError(f'{path} is no file of the cache {cache_folder() / "zoo"}')
+    with _locked(path):
+        path.unlink(missing_ok=True)
+        _note_path(path).unlink(missing_ok=True)
+
+
+def _problem_in_cache(path: Path, check: Check, with_content: bool) -> str | None:
+    return content_problem(path, check) if with_content else check.size_problem(_size(path))
 
 
 def _from_anywhere(urls: Sequence[str], target: Path, check: Check, patience: Patience,

@@ -219,8 +219,14 @@ def files_of(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{key: model[key] for key in ('weights', 'size', 'sha256') if model.get(key)}]
 
 
-def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
+def fetch_weights(name: str, progress: bool | None = None,
+                  with_check: bool = False) -> list[Path]:
     """The files of an entry's weights, downloaded where they have to be.
+
+    Args:
+        name: of the entry.
+        progress: show a bar; by default on a terminal.
+        with_check: compare files that lie in the cache with their hashes, too.
 
     Raises:
         ValueError: if there is no such entry, or it has no weights.
@@ -233,7 +239,7 @@ def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
     if not files:
         raise ValueError(f'{model["name"]}: its source published no weights')
     return [fetch(file['weights'], size=file.get('size'), sha256=file.get('sha256'),
-                  progress=progress) for file in files]
+                  progress=progress, with_check=with_check) for file in files]
 
 
 def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:

