@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 PARTS = ('configs', 'model_zoo')
@@ -24,3 +25,10 @@ def shipped_root() -> Path:
         f'the shipped {" and ".join(PARTS)} are neither in {package / "_shipped"} nor in '
         f'{package.parent}; install openlab again'
     )
+
+
+def zoo_names() -> list[str]:
+    """Return the names of all entries of the zoo, ``SOURCE/NAME``."""
+    data = json.loads((shipped_root() / 'model_zoo' / 'index.json').read_text('utf-8'))
+    column = data['columns'].index('name')
+    return [values[column] for values in data['models']]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ EXAMPLES = """\
   openlab zoo ls --task detection --dataset COCO --metric 'box AP>=45' --params '<60M'
   openlab zoo ls --license commercial
   openlab zoo measure --family mobilenet
-  openlab zoo ls --latency '<20' --sort value
+  openlab zoo ls --latency '<20' --metric top1 --sort value
   openlab zoo download timm/resnet50.a1_in1k
   openlab zoo select --data photos/ --task classification --max-latency-ms 50"""
 
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     download.add_argument('--to', metavar='DIR', help='copy the files there')
     verify = todo.add_parser('verify', help='compare files of the cache with their hashes')
     verify.add_argument('names', nargs='*', metavar='NAME', help='by default the whole cache')
+    verify.add_argument('--delete', action='store_true',
+                        help='remove bad files of the cache, so that their next use downloads them')
     licenses = todo.add_parser('licenses', help='terms of licences and of training data')
     licenses.add_argument('words', nargs='*', help='only those in which all words are found')
     status = todo.add_parser('status', help='how many entries run, by source and by task')
@@ -100,8 +103,9 @@ def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> Non
     parser.add_argument('--family', help='part of the name of the algorithm or architecture')
     parser.add_argument('--dataset', help='part of the name of data with results')
     parser.add_argument('--metric', help="a metric, perhaps with a bound: 'top1>=80'")
-    parser.add_argument('--params', metavar='RANGE', help="'<10M', '>1M' or '5M-30M'")
-    parser.add_argument('--license', help='commercial: weights and data that permit it; or a name')
+    parser.add_argument('--params', metavar='RANGE', help="'<10M', '>=1M' or '5M-30M'")
+    parser.add_argument('--license', help='commercial: weights and data that permit it; or part of '
+                                          'the name of a licence')
     parser.add_argument('--with-unclear', action='store_true',
                         help='with --license commercial: also what no terms forbid or permit')
     if not for_lists:
@@ -110,8 +114,10 @@ def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> Non
                         help="milliseconds of one image on this machine, as openlab zoo measure "
                              "or select found: '<30' or '5-30'")
     parser.add_argument('--status', choices=('runs', 'listed'), help='runs: proven to fit openlab')
-    parser.add_argument('--sort', choices=('name', 'params', 'value', 'latency'), default='name')
-    parser.add_argument('--limit', type=int, default=50, help='rows to show; 0 for all')
+    parser.add_argument('--sort', choices=('name', 'params', 'value', 'latency'), default='name',
+                        help='value: the best first, of the one metric of --metric')
+    parser.add_argument('--limit', type=_count, default=50, metavar='N',
+                        help='rows to show; 0 for all')
     parser.add_argument('--json', action='store_true')
 
 
@@ -136,7 +142,7 @@ def _list(args: argparse.Namespace) -> int:
             **vars(row), 'status': status(row), 'results': [r._asdict() for r in row.results],
             'latency_ms': times[row.name].milliseconds if row.name in times else None,
         } for row in shown]))
-        return 0
+        return 0 if rows else 1
     cells = [['name', 'task', 'params', 'result', 'licence', 'status']]
     for row in shown:
         result = best_result(row, wanted)
@@ -163,7 +169,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _wanted(args: argparse.Namespace) -> Wanted:
     """The filters of the command line."""
-    from openlab.zoo.index import Wanted
+    from openlab.zoo.index import Wanted, check_known
 
     wanted = Wanted(
         words=getattr(args, 'words', ()), task=args.task, source=args.source, family=args.family,
@@ -171,6 +177,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
         with_unclear=args.with_unclear, latency=getattr(args, 'latency', None),
         status=getattr(args, 'status', 'runs'))
     _check_source(wanted)
+    check_known(wanted)
     return wanted
 
 
@@ -185,7 +192,15 @@ def _measure(args: argparse.Namespace) -> int:
     for row in named or ():
         if status(row) != 'runs':
             raise ValueError(f'{row.name} is listed, but not proven to fit a config of openlab')
-    among = select(_wanted(args), named).rows
+    found = select(_wanted(args), named)
+    among = found.rows
+    if not among:
+        print('nothing that runs passes the filters' if named is None else
+              f'the filters leave nothing of {", ".join(row.name for row in named)}',
+              file=sys.stderr)
+        if found.excluded:
+            _tell_excluded([verdict.reasons for _, verdict in found.excluded])
+        return 1
     known = {} if args.again else measured(args.device)
     wanted = sorted((row for row in among if row.name not in known),
                     key=lambda row: (row.params is None, row.params or 0, row.name))
@@ -232,8 +247,6 @@ def _check_source(wanted: Wanted) -> None:
 
 
 def _sorted(rows: list[Row], key: str, wanted: Wanted) -> list[Row]:
-    from openlab.zoo.index import best_result
-
     if key == 'latency':
         from openlab.zoo.latencies import measured
 
@@ -243,10 +256,26 @@ def _sorted(rows: list[Row], key: str, wanted: Wanted) -> list[Row]:
     if key == 'params':
         return sorted(rows, key=lambda row: (row.params is None, row.params or 0))
     if key == 'value':
-        found = [(best_result(row, wanted), row) for row in rows]
-        return [row for _, row in sorted(
-            found, key=lambda pair: -pair[0].value if pair[0] else float('inf'))]
+        return _sorted_by_value(rows, wanted)
     return sorted(rows, key=lambda row: row.name.lower())
+
+
+def _sorted_by_value(rows: list[Row], wanted: Wanted) -> list[Row]:
+    """Best first in the metric that is shown; rows without a result at the end."""
+    from openlab.zoo.filters import plain_metric
+    from openlab.zoo.index import best_result
+    from openlab.zoo.metric_direction import lower_is_better
+
+    found = [(result.value, row) for row in rows if (result := best_result(row, wanted))]
+    counts = Counter(result.metric for row in rows if (result := best_result(row, wanted)))
+    metrics = [name for name, _ in counts.most_common()]
+    if len({plain_metric(name) for name in metrics}) > 1:
+        some = ', '.join(metrics[:6]) + (' ...' if len(metrics) > 6 else '')
+        raise ValueError(f'--sort value cannot compare different metrics ({some}); choose one, '
+                         f'such as --metric {shlex.quote(metrics[0])}')
+    sign = 1 if metrics and lower_is_better(metrics[0]) else -1
+    found.sort(key=lambda pair: sign * pair[0])
+    return [row for _, row in found] + [row for row in rows if not best_result(row, wanted)]
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -265,7 +294,7 @@ def _download(args: argparse.Namespace) -> int:
     from openlab.zoo.index import fetch_weights
 
     for name in args.names:
-        for path in fetch_weights(name):
+        for path in fetch_weights(name, with_check=True):
             if args.to:
                 Path(args.to).mkdir(parents=True, exist_ok=True)
                 path = Path(shutil.copy(path, args.to))
@@ -274,6 +303,7 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from openlab.zoo.download import discard, is_cached
     from openlab.zoo.verify import verify_cache, verify_entry
 
     found = [c for name in args.names for c in verify_entry(name)] if args.names else (
@@ -281,9 +311,21 @@ def _verify(args: argparse.Namespace) -> int:
     for check in found:
         print(f'{"ok" if check.problem is None else "BAD":4} {check.path}'
               + (f': {check.problem}' if check.problem else f' ({check.against})'))
-    bad = sum(check.problem is not None for check in found)
-    print(f'{len(found)} files, {bad} bad', file=sys.stderr)
-    return 1 if bad else 0
+    bad = [check.path for check in found if check.problem is not None]
+    print(f'{len(found)} files, {len(bad)} bad', file=sys.stderr)
+    in_cache = [path for path in bad if is_cached(path)]
+    for path in bad:
+        if path not in in_cache:
+            print(f'{path} is no file of the cache: install its package again', file=sys.stderr)
+    if in_cache and not args.delete:
+        command = shlex.join(['openlab', 'zoo', 'verify', *args.names, '--delete'])
+        print(f'{command} removes the bad ones; their next use downloads them again',
+              file=sys.stderr)
+        return 1
+    for path in in_cache:
+        discard(path)
+        print(f'removed {path}; its next use downloads it again', file=sys.stderr)
+    return 1 if len(bad) > len(in_cache) else 0
 
 
 def _licenses(args: argparse.Namespace) -> int:
@@ -351,6 +393,12 @@ def _publish(args: argparse.Namespace) -> int:
     if args.push:
         print(push(folder, args.push, is_public=args.public))
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'must be a whole number, 0 or above, got {text!r}')
+    return int(text)
 
 
 def _positive(text: str) -> float:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from openlab.config.errors import ConfigError, hint
+from openlab.config.errors import ConfigError, hint, near
 from openlab.config.evaluate import SUFFIXES, Evaluated, evaluate, settle
 from openlab.config.nodes import (
     ConfigDict,
@@ -28,7 +28,7 @@ from openlab.config.override import (
     parse_override,
     parse_path,
 )
-from openlab.shipped import shipped_root
+from openlab.shipped import shipped_root, zoo_names
 
 PACKAGE = Path(__file__).resolve().parent.parent
 _KEYS = tuple(  # until the runner's source says it better, see top_level_keys
@@ -356,9 +356,23 @@ def find_config(name: str | Path) -> Path:
         stems = [n.rpartition('/')[2] for n in names]
         raise ConfigError(
             f'no config file {str(name)!r} here, and no shipped one of that name'
-            f'{hint(text, names) or hint(wanted.name, stems)}'
+            f'{hint(text, names) or hint(wanted.name, stems)}{_zoo_hint(text)}'
         )
     return next(f for s in SUFFIXES if (f := folder / (found[0] + s)).is_file()).resolve()
+
+
+def _zoo_hint(name: str) -> str:
+    """What the zoo has under a name that is no config's, or near it."""
+    try:
+        names = zoo_names()
+    except FileNotFoundError:  # a broken installation is not what the user asked about
+        return ''
+    by_name = {bare: full for full in names for bare in (full, full.partition('/')[2])}
+    if name in by_name:
+        return (f'; {name} is an entry of the zoo: openlab zoo show {name} tells all of it, '
+                f'zoo://{name} names its weights')
+    found = [by_name[one] for one in near(name, by_name)]
+    return f'; the zoo has {" and ".join(dict.fromkeys(found))}' if found else ''
 
 
 __all__ = [

@@ -338,7 +338,13 @@ def resolve_checkpoint(source: str | Path) -> Path:
         pointer = read_pointer(parent, 'last')
         if pointer is not None:
             return parent / pointer['checkpoint']
-    raise FileNotFoundError(f'no checkpoint at {path}; {_what_is_near(path)}')
+    raise FileNotFoundError(f'no checkpoint at {path}; {_zoo_hint(path)}{_what_is_near(path)}')
+
+
+def _zoo_hint(path: Path) -> str:
+    from openlab.zoo.index import has
+
+    return f'the zoo has an entry of that name: zoo://{path}; ' if has(str(path)) else ''
 
 
 def _what_is_near(path: Path) -> str:

@@ -35,6 +35,7 @@ logger = logging.getLogger('openlab')
 
 MIRROR_VARIABLE = 'OPENLAB_ZOO_MIRROR'
 OFFLINE_VARIABLE = 'OPENLAB_OFFLINE'
+TIMEOUT_VARIABLE = 'OPENLAB_ZOO_TIMEOUT'
 # Hosts that are known to be gone: one short attempt, then the way out.
 SILENT_HOSTS = {'download.openmmlab.com': 'the host of OpenMMLab no longer answers'}
 CHUNK = 1 << 18
@@ -91,6 +92,7 @@ def download(
     sha256: str | None = None,
     patience: Patience | None = None,
     progress: bool | None = None,
+    with_check: bool = False,
 ) -> Path:
     """Return the file of the first address that has it, from the cache where it lies already.
 
@@ -101,26 +103,33 @@ def download(
         sha256: its hash in hex, whole or the first digits; by default the 8 digits in its name.
         patience: timeouts and retries.
         progress: show a bar; by default on a terminal.
+        with_check: compare what lies in the cache with its hash, and download it again where it
+            differs; without, only its size counts, for a hash takes seconds.
 
     Raises:
         DownloadError: with the reason for each address; nothing is left half-written.
+        ValueError: for a hash or an ``OPENLAB_ZOO_TIMEOUT`` that is none.
     """
     addresses = [urls] if isinstance(urls, str) else list(urls)
     if not addresses:
         raise DownloadError('no address to download from')
     wanted = sha256.lower() if sha256 else hash_in_name(addresses[0])
     check = Check(size, _checked_hex(wanted))
-    patience = patience or Patience(timeout=float(os.environ.get('OPENLAB_ZOO_TIMEOUT', 30)))
+    patience = patience or Patience(timeout=_timeout())
     targets = [cached_path(url) for url in addresses]
-    found = next((t for t in targets if t.is_file() and check.size in (None, _size(t))), None)
-    if found is not None:
-        return found
+    problems = {t: _problem_in_cache(t, check, with_check) for t in targets if t.is_file()}
+    for path, problem in problems.items():
+        if problem is None:
+            return path
+        logger.warning('%s in the cache is bad: %s; it is downloaded again', path, problem)
     if is_offline() and not _local_mirror():
-        raise DownloadError(f'{addresses[0]} is not in the cache ({targets[0]}) and '
-                            f'{OFFLINE_VARIABLE} is set; unset it once to download the file')
+        state = 'bad' if targets[0] in problems else 'not'
+        raise DownloadError(f'{addresses[0]} is {state} in the cache ({targets[0]}) and '
+                            f'{OFFLINE_VARIABLE} is set; {_offline_advice(addresses)}')
     target = targets[0]
     with _locked(target):
-        if target.is_file() and check.size in (None, _size(target)):  # another process was first
+        # Another process may have been first.
+        if target.is_file() and _problem_in_cache(target, check, with_check) is None:
             return target
         _from_anywhere(addresses, target, check, patience, progress)
     return target
@@ -196,12 +205,42 @@ def note_of(path: Path) -> dict[str, Any]:
         return {}
 
 
+def content_problem(path: Path, known: Check) -> str | None:
+    """Why a file is neither what it should be nor what it was when it landed; None if it is."""
+    digest, size, note = file_hash(path), _size(path), note_of(path)
+    then = Check(note.get('size'), note.get('sha256'))
+    return (known.size_problem(size) or known.hash_problem(digest)
+            or then.size_problem(size) or then.hash_problem(digest))
+
+
+def is_cached(path: Path) -> bool:
+    """Whether a file lies in the cache, and not in a package or elsewhere."""
+    return path.parent.resolve().is_relative_to((cache_folder() / 'zoo').resolve())
+
+
+def discard(path: Path) -> None:
+    """Remove a file of the cache with its note, so that its next use downloads it again.
+
+    Raises:
+        ValueError: if it does not lie in the cache.
+    """
+    if not is_cached(path):
+        raise ValueError(f'{path} is no file of the cache {cache_folder() / "zoo"}')
+    with _locked(path):
+        path.unlink(missing_ok=True)
+        _note_path(path).unlink(missing_ok=True)
+
+
+def _problem_in_cache(path: Path, check: Check, with_content: bool) -> str | None:
+    return content_problem(path, check) if with_content else check.size_problem(_size(path))
+
+
 def _from_anywhere(urls: Sequence[str], target: Path, check: Check, patience: Patience,
                    progress: bool | None) -> None:
     partial = _partial_path(target)
     reasons: list[str] = []
     for url, source in _with_mirror(urls):
-        silent = SILENT_HOSTS.get(urlparse(source).hostname or '')
+        silent = _dead(source)
         try:
             if isinstance(url, Path):
                 _copy(url, partial)
@@ -220,31 +259,73 @@ def _from_anywhere(urls: Sequence[str], target: Path, check: Check, patience: Pa
 
 
 def _refusal(urls: Sequence[str], reasons: Sequence[str]) -> str:
-    if not reasons:
-        return (f'{urls[0]} is neither in the cache ({cached_path(urls[0])}) nor in '
-                f'{MIRROR_VARIABLE}, and {OFFLINE_VARIABLE} is set')
+    reasons = [*_mirror_problem(urls), *reasons]
+    if is_offline():
+        reasons.insert(0, f'{urls[0]} is not in the cache ({cached_path(urls[0])}), and '
+                          f'{OFFLINE_VARIABLE} is set')
+    head = f'none of {len(urls)} addresses gave' if len(urls) > 1 else 'nothing gave'
     text = reasons[0] if len(reasons) == 1 else (
-        f'none of {len(reasons)} addresses gave the file:\n'
-        + '\n'.join(f'  {reason}' for reason in reasons))
-    if any(urlparse(url).hostname in SILENT_HOSTS for url in urls):
-        path = urlparse(urls[0]).path
-        text += (f'\nset {MIRROR_VARIABLE} to a folder or address that has a copy: the file is '
-                 f'looked for as {path} and as {Path(path).name} in it')
-    return text
+        f'{head} the file:\n' + '\n'.join(f'  {reason}' for reason in reasons))
+    mirror = _local_mirror()
+    is_told = mirror is not None and mirror.is_dir()
+    return text if is_told or not any(map(_dead, urls)) else f'{text}\n{_advice(urls)}'
+
+
+def _mirror_problem(urls: Sequence[str]) -> list[str]:
+    """Why the user's own folder was of no help, if there is one."""
+    folder = _local_mirror()
+    if folder is None:
+        return []
+    named, places = f'{MIRROR_VARIABLE}={os.environ[MIRROR_VARIABLE]}', _places(urls)
+    if not folder.is_dir():
+        return [f'{named}: there is no such folder']
+    if any((folder / place).is_file() for place in places):
+        return []
+    return [f'{named}: the folder has no {" and no ".join(places)}']
+
+
+def _offline_advice(urls: Sequence[str]) -> str:
+    """What to do where only the network could have the file, and is forbidden."""
+    if all(map(_dead, urls)) and not os.environ.get(MIRROR_VARIABLE):
+        return f'the network would not help: {_dead(urls[0])}; {_advice(urls)}'
+    return 'unset it once to download the file'
+
+
+def _advice(urls: Sequence[str]) -> str:
+    return (f'set {MIRROR_VARIABLE} to a folder or address that has a copy: the file is looked '
+            f'for as {" and as ".join(_places(urls))} in it')
+
+
+def _dead(url: str) -> str | None:
+    """What is known of a host that answers no more."""
+    return SILENT_HOSTS.get(urlparse(url).hostname or '')
+
+
+def _places(urls: Sequence[str]) -> list[str]:
+    """Where a mirror may have the file: under its whole path, or flat under its name."""
+    paths = [unquote(urlparse(url).path).lstrip('/') for url in urls]
+    return list(dict.fromkeys([*paths, *(Path(path).name for path in paths)]))
 
 
 def _with_mirror(urls: Sequence[str]) -> Iterator[tuple[str | Path, str]]:
     """Pairs of where to read and what to call it: the mirror's places, then the addresses."""
-    base = os.environ.get(MIRROR_VARIABLE, '').rstrip('/')
-    paths = [unquote(urlparse(url).path).lstrip('/') for url in urls] if base else []
-    for place in dict.fromkeys([*paths, *(Path(path).name for path in paths)]):
-        if base.startswith(('http://', 'https://')):
+    base, folder = os.environ.get(MIRROR_VARIABLE, '').rstrip('/'), _local_mirror()
+    for place in _places(urls) if base else ():
+        if folder is None:
             if not is_offline():
                 yield f'{base}/{place}', f'{base}/{place}'
-        elif (_local_mirror() / place).is_file():  # type: ignore[operator]
-            yield _local_mirror() / place, str(_local_mirror() / place)  # type: ignore[operator]
+        elif (folder / place).is_file():
+            yield folder / place, str(folder / place)
     if not is_offline():
         yield from ((url, url) for url in urls)
+
+
+def _timeout() -> float:
+    text = os.environ.get(TIMEOUT_VARIABLE, '30')
+    if not re.fullmatch(r'\d+\.?\d*|\.\d+', text) or not float(text) > 0:
+        raise ValueError(f'{TIMEOUT_VARIABLE}={text}; accepted: a number of seconds above 0, '
+                         'such as 30')
+    return float(text)
 
 
 def _local_mirror() -> Path | None:

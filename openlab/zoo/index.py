@@ -11,17 +11,30 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from openlab.shipped import shipped_root
+from openlab.zoo.filters import (
+    MILLISECONDS,
+    PARAMS,
+    as_number,  # noqa: F401  the selection takes it from here
+    has_part,
+    metric_name,
+    metric_test,
+    nearest,
+    plain,
+    plain_metric,
+    range_test,
+)
 from openlab.zoo.latencies import measured
 from openlab.zoo.terms import Verdict, judge
 
 OWN = 'openlab'
+COMMERCIAL = 'commercial'  # no licence, but whatever permits business
 # Fields of a family's file that hold for each of its models unless the model says otherwise.
 SHARED = ('source', 'family', 'project', 'paper', 'license', 'training_data', 'tasks', 'classes',
           'preprocessing')
@@ -90,9 +103,9 @@ class Wanted:
         family: part of the name of a family.
         dataset: part of the name of a data set with results.
         metric: ``NAME``, or with a bound: ``top1>=80``, ``box AP > 40``.
-        params: bounds such as ``<10M`` or ``5M-30M``.
+        params: bounds such as ``<10M``, ``>=1M`` or ``5M-30M``.
         latency: bounds of the milliseconds of one image on this machine, such as ``<30``.
-        license: ``'commercial'``, or the name of a licence.
+        license: ``'commercial'``, or part of the name of a licence.
         with_unclear: with ``license='commercial'``, keep what no one forbids nor permits.
         status: ``'runs'`` or ``'listed'``.
     """
@@ -206,8 +219,14 @@ def files_of(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{key: model[key] for key in ('weights', 'size', 'sha256') if model.get(key)}]
 
 
-def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
+def fetch_weights(name: str, progress: bool | None = None,
+                  with_check: bool = False) -> list[Path]:
     """The files of an entry's weights, downloaded where they have to be.
+
+    Args:
+        name: of the entry.
+        progress: show a bar; by default on a terminal.
+        with_check: compare files that lie in the cache with their hashes, too.
 
     Raises:
         ValueError: if there is no such entry, or it has no weights.
@@ -220,14 +239,14 @@ def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
     if not files:
         raise ValueError(f'{model["name"]}: its source published no weights')
     return [fetch(file['weights'], size=file.get('size'), sha256=file.get('sha256'),
-                  progress=progress) for file in files]
+                  progress=progress, with_check=with_check) for file in files]
 
 
 def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
     """The rows that pass all filters."""
-    is_metric = _metric_test(wanted.metric)
-    is_size = _range_test('params', wanted.params, ('<10M', '>1M', '5M-30M'))
-    is_fast = _range_test('latency', wanted.latency, ('<30', '>5', '5-30'))
+    is_metric = metric_test(wanted.metric)
+    is_size = range_test('params', wanted.params, PARAMS)
+    is_fast = range_test('latency', wanted.latency, MILLISECONDS)
     known = measured() if wanted.latency else {}
     found = Found()
     for row in rows() if among is None else among:
@@ -236,15 +255,16 @@ def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
         if wanted.status and status(row) != wanted.status:
             continue
         if (wanted.dataset or wanted.metric) and not any(
-                _has(wanted.dataset, [result.dataset]) and is_metric(result)
+                has_part(wanted.dataset, [result.dataset])
+                and is_metric(result.metric, result.value)
                 for result in row.results):
             continue
-        if wanted.license == 'commercial':
+        if wanted.license == COMMERCIAL:
             verdict = row.verdict
             if not (verdict.commercial or (verdict.commercial is None and wanted.with_unclear)):
                 found.excluded.append((row, verdict))
                 continue
-        elif wanted.license and wanted.license.lower() != (row.license or '').lower():
+        elif wanted.license and not has_part(wanted.license, [row.license or '']):
             continue
         if wanted.latency and row.name not in known:
             if status(row) == 'runs':
@@ -256,10 +276,47 @@ def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:
     return found
 
 
+def check_known(wanted: Wanted) -> None:
+    """Refuse filters that no entry of the whole index could pass, whatever the others are.
+
+    Raises:
+        ValueError: naming the filter and the nearest names that are known.
+    """
+    every = rows()
+    tasks = [wanted.task] if isinstance(wanted.task, str) else wanted.task or ()
+    for task in tasks:
+        _check_part('task', task, (name for row in every for name in row.tasks))
+    _check_part('family', wanted.family, (row.family for row in every))
+    _check_part('dataset', wanted.dataset,
+                (result.dataset for row in every for result in row.results))
+    if wanted.license != COMMERCIAL:
+        _check_part('license', wanted.license,
+                    (row.license for row in every if row.license), further=(COMMERCIAL,))
+    if wanted.metric is not None:
+        name = metric_name(wanted.metric)
+        known = _commonest(result.metric for row in every for result in row.results)
+        if plain_metric(name) not in map(plain_metric, known):
+            raise ValueError(f'no entry has a metric {name!r}{nearest(name, known, False)}')
+
+
+def _check_part(what: str, part: str | None, names: Iterable[str],
+                further: Sequence[str] = ()) -> None:
+    if part is None:
+        return
+    known = _commonest(names)
+    if not has_part(part, known):
+        raise ValueError(f'no entry has a {what} {part!r}{nearest(part, [*further, *known])}')
+
+
+def _commonest(names: Iterable[str]) -> list[str]:
+    return [name for name, _ in Counter(names).most_common()]
+
+
 def best_result(row: Row, wanted: Wanted) -> Result | None:
     """The result to show: the first one that fits the filters."""
-    is_metric = _metric_test(wanted.metric)
-    fitting = [r for r in row.results if _has(wanted.dataset, [r.dataset]) and is_metric(r)]
+    is_metric = metric_test(wanted.metric)
+    fitting = [r for r in row.results
+               if has_part(wanted.dataset, [r.dataset]) and is_metric(r.metric, r.value)]
     return next(iter(fitting or row.results), None)
 
 
@@ -276,22 +333,6 @@ def shares(key: Literal['source', 'task']) -> dict[str, tuple[int, int]]:
         counts.items(), key=lambda item: -item[1][1])}
 
 
-def as_number(text: str) -> float:
-    """Read ``3.5M``, ``1G``, ``200k`` or a plain number.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    found = re.fullmatch(r'\s*([\d_.,]+)\s*([kmgbt]?)\s*', text.lower())
-    try:
-        number = float(found[1].replace('_', '').replace(',', '')) if found else None
-    except ValueError:
-        number = None
-    if found is None or number is None:
-        raise ValueError(f'{text!r} is no number; accepted: 3500000, 3.5M, 200k, 1.2G')
-    return number * {'': 1, 'k': 1e3, 'm': 1e6, 'g': 1e9, 'b': 1e9, 't': 1e12}[found[2]]
-
-
 def _row(values: dict[str, Any]) -> Row:
     for key in ('tasks', 'training_data'):
         values[key] = tuple(values[key])
@@ -300,48 +341,16 @@ def _row(values: dict[str, Any]) -> Row:
 
 
 def _passes_names(row: Row, wanted: Wanted) -> bool:
-    text = ' '.join((row.name, row.family, *row.tasks, *row.training_data,
-                     *(result.dataset for result in row.results))).lower()
-    return (all(word.lower() in text for word in wanted.words)
+    # Only with words: this is most of the time of a search.
+    texts = wanted.words and [plain(text) for text in (
+        row.name, row.family, *row.tasks, *row.training_data,
+        *(result.dataset for result in row.results))]
+    return (all(any(plain(word) in text for text in texts) for word in wanted.words)
             and (wanted.task is None or any(
-                _has(task, row.tasks)
+                has_part(task, row.tasks)
                 for task in ([wanted.task] if isinstance(wanted.task, str) else wanted.task)))
             and (wanted.source is None or wanted.source == row.source)
-            and _has(wanted.family, [row.family]))
-
-
-def _has(part: str | None, names: Iterable[str]) -> bool:
-    return part is None or any(_plain(part) in _plain(name) for name in names)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r'[\s_-]+', ' ', name.lower())
-
-
-def _metric_test(text: str | None) -> Any:
-    if text is None:
-        return lambda result: True
-    found = re.fullmatch(r'\s*(.+?)\s*(?:(>=|<=|>|<)\s*(-?[\d.]+))?\s*', text)
-    if found is None or re.search(r'[<>=]', found[1]):
-        raise ValueError(f"metric {text!r}; accepted: NAME, or with a bound 'top1>=80'")
-    name, sign, bound = _plain(found[1]), found[2], found[3] and float(found[3])
-    tests = {'>=': lambda v: v >= bound, '<=': lambda v: v <= bound,
-             '>': lambda v: v > bound, '<': lambda v: v < bound, None: lambda v: True}
-    return lambda result: _plain(result.metric) == name and tests[sign](result.value)
-
-
-def _range_test(what: str, text: str | None, accepted: Sequence[str]) -> Any:
-    if text is None:
-        return lambda value: True
-    if found := re.fullmatch(r'\s*(<=?|>=?)(.+)', text):
-        bound = as_number(found[2])
-        low, high = (bound, float('inf')) if '>' in found[1] else (0, bound)
-    elif '-' in text:
-        low, high = (as_number(part) for part in text.split('-', 1))
-    else:
-        raise ValueError(f'{what} {text!r}; accepted: {accepted[0]!r}, {accepted[1]!r} or '
-                         f'{accepted[2]!r}')
-    return lambda value: value is not None and low <= value <= high
+            and has_part(wanted.family, [row.family]))
 
 
 def _near(name: str) -> str:

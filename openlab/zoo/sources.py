@@ -29,6 +29,7 @@ def fetch(
     size: int | None = None,
     sha256: str | None = None,
     progress: bool | None = None,
+    with_check: bool = False,
 ) -> Path:
     """Return the file or folder that ``sources`` name, downloaded where it has to be.
 
@@ -41,6 +42,7 @@ def fetch(
         size: bytes that a downloaded file must have.
         sha256: hash of a downloaded file in hex, whole or its first 8 or more digits.
         progress: show a bar; by default on a terminal.
+        with_check: compare a downloaded file with its hash even if it lies in the cache.
 
     Raises:
         FileNotFoundError: if it is not on this machine and cannot be downloaded.
@@ -52,7 +54,8 @@ def fetch(
     for group in _groups(addresses):
         try:
             if _scheme(group[0]) in ('http', 'https'):
-                return download(group, size=size, sha256=sha256, progress=progress)
+                return download(group, size=size, sha256=sha256, progress=progress,
+                                with_check=with_check)
             return _one(group[0])
         except (DownloadError, FileNotFoundError, ImportError) as error:
             if len(addresses) == 1:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from openlab.utils.folders import cache_folder
-from openlab.zoo.download import Check, cached_path, file_hash, hash_in_name, note_of
+from openlab.zoo import latencies
+from openlab.zoo.download import Check, cached_path, content_problem, hash_in_name, note_of
 from openlab.zoo.index import entry, files_of
 
 
@@ -23,7 +24,9 @@ def verify_cache() -> Iterator[Checked]:
     """Check every file that was downloaded, against what was noted then."""
     root = cache_folder() / 'zoo'
     for path in sorted(root.rglob('*')):
-        if path.is_file() and not any(p.startswith('.') for p in path.relative_to(root).parts):
+        names = path.relative_to(root).parts
+        is_own = names[0].startswith((latencies.FILE, '.')) or names[-1].startswith('.')
+        if path.is_file() and not is_own:
             yield _checked(path, Check(None, hash_in_name(path.name)))
 
 
@@ -55,13 +58,9 @@ def verify_entry(name: str) -> list[Checked]:
 
 
 def _checked(path: Path, known: Check) -> Checked:
-    digest, size = file_hash(path), path.stat().st_size
-    note = note_of(path)
-    then = Check(note.get('size'), note.get('sha256'))
-    problem = (known.size_problem(size) or known.hash_problem(digest)
-               or then.size_problem(size) or then.hash_problem(digest))
+    problem = content_problem(path, known)
     if known.sha256:
         against = f'sha256 {known.sha256[:16]}{"..." if len(known.sha256) > 16 else ""}'
     else:
-        against = 'as it was downloaded' if note else 'nothing is known of it'
+        against = 'as it was downloaded' if note_of(path) else 'nothing is known of it'
     return Checked(path, against, problem)

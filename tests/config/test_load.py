@@ -361,6 +361,25 @@ def test_an_unknown_config_name_suggests_shipped_ones_or_says_so(tmp_path, monke
         load_config('quickstart/clasification')
 
 
+@pytest.mark.parametrize(('name', 'words'), [
+    ('mobilenet-v3', 'the zoo has openlab/mobilenet-v2'),
+    ('mobilenet-v2', 'mobilenet-v2 is an entry of the zoo: openlab zoo show mobilenet-v2'),
+    ('openlab/mobilenet-v2', 'zoo://openlab/mobilenet-v2 names its weights'),
+])
+def test_a_name_that_is_no_configs_is_looked_for_in_the_zoo(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_config(name)
+    assert words in str(caught.value) and f'no config file {name!r}' in str(caught.value)
+
+
+def test_a_name_that_is_near_nothing_is_not_said_to_be_of_the_zoo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_config('zzzzzzzz')
+    assert 'zoo' not in str(caught.value)
+
+
 def test_loading_imports_neither_torch_nor_mmengine(base):
     code = (
         'import sys; from openlab.config import load_config; '

@@ -121,6 +121,15 @@ def test_pointers_and_run_folders_lead_to_a_checkpoint(tmp_path):
     assert json.loads((parent / 'best.json').read_text())['value'] == 0.9
 
 
+@pytest.mark.parametrize('name', ['mobilenet-v2', 'openlab/mobilenet-v2'])
+def test_a_name_of_the_zoo_is_answered_with_its_address(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f'no checkpoint at {name}; .*zoo://{name}; give'):
+        resolve_checkpoint(name)
+    with pytest.raises(FileNotFoundError, match='no checkpoint at mine; give a checkpoint folder'):
+        resolve_checkpoint('mine')
+
+
 def test_a_path_without_checkpoint_says_what_is_there(tmp_path):
     parent = tmp_path / 'checkpoints'
     write_pointer(parent, 'last', checkpoint(parent / 'epoch_0002'))

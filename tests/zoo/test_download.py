@@ -237,6 +237,40 @@ def test_the_host_of_openmmlab_is_said_to_be_silent(server, tmp_path, monkeypatc
     assert f'/mmdet/v2.0/{NAME}' in text
 
 
+@pytest.mark.parametrize('offline', ['', '1'])
+def test_a_folder_of_ones_own_that_is_not_there_is_named(offline, server, tmp_path, monkeypatch):
+    monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
+    monkeypatch.setenv('OPENLAB_ZOO_MIRROR', str(tmp_path / 'gone'))
+    monkeypatch.setenv('OPENLAB_OFFLINE', offline)
+    text = refused(tmp_path, f'https://download.openmmlab.com/mmdet/v2.0/{NAME}')
+    assert f'OPENLAB_ZOO_MIRROR={tmp_path / "gone"}: there is no such folder' in text
+
+
+def test_a_folder_of_ones_own_that_lacks_the_file_is_named(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('OPENLAB_ZOO_MIRROR', str(tmp_path))
+    text = refused(tmp_path, server.url(f'nowhere/{NAME}'))
+    assert f'the folder has no nowhere/{NAME} and no {NAME}' in text
+    assert 'there is no such file (404' in text
+
+
+def test_nobody_is_sent_to_a_dead_host(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    text = refused(tmp_path, f'https://download.openmmlab.com/mmdet/v2.0/{NAME}')
+    assert 'no longer answers' in text and 'set OPENLAB_ZOO_MIRROR' in text
+    assert 'unset' not in text
+    text = refused(tmp_path, [f'https://download.openmmlab.com/{NAME}', server.url(f'ok/{NAME}')])
+    assert 'unset it once' in text
+
+
+@pytest.mark.parametrize('value', ['abc', '0', '-1', 'nan', ''])
+def test_a_timeout_that_is_none_is_named(value, server, monkeypatch):
+    monkeypatch.setenv('OPENLAB_ZOO_TIMEOUT', value)
+    with pytest.raises(ValueError, match=f'OPENLAB_ZOO_TIMEOUT={value}; accepted: a number of sec'):
+        download(server.url(f'ok/{NAME}'))
+    monkeypatch.setenv('OPENLAB_ZOO_TIMEOUT', '2.5')
+    assert download(server.url(f'ok/{NAME}')).is_file()
+
+
 def test_a_mirror_of_another_kind_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.setenv('OPENLAB_ZOO_MIRROR', 's3://bucket')
     assert 'OPENLAB_ZOO_MIRROR=s3://bucket' in refused(tmp_path, server.url(f'ok/{NAME}'))
@@ -254,6 +288,26 @@ def test_a_cached_file_of_the_wrong_size_is_downloaded_again(server):
     path.write_bytes(b'cut')
     assert download(server.url(f'ok/{NAME}'), size=len(CONTENT), patience=FAST) == path
     assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize('name', [NAME, 'plain.pth'])
+def test_a_cached_file_of_other_content_is_downloaded_again_where_it_is_checked(name, server):
+    url = server.url(f'ok/{name}')
+    path = download(url, patience=FAST)
+    rotten = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    path.write_bytes(rotten)
+    assert fetch(url).read_bytes() == rotten  # a hash takes time, so only the size is looked at
+    assert fetch(url, with_check=True).read_bytes() == CONTENT
+    assert fetch(url, with_check=True) == path
+    assert len(server.requests) == 2
+
+
+def test_a_bad_file_that_cannot_be_replaced_is_said_to_be_bad(server, tmp_path, monkeypatch):
+    url = server.url(f'ok/{NAME}')
+    path = download(url, patience=FAST)
+    path.write_bytes(b'rotten')
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    assert f'is bad in the cache ({path})' in refused(tmp_path, url, with_check=True)
 
 
 def test_fetch_takes_addresses_of_several_kinds_in_order(server, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openlab.zoo import index
-from openlab.zoo.index import Result, Row, Wanted, as_number, find, rows, select
+from openlab.zoo.index import Result, Row, Wanted, check_known, find, rows, select
 
 ROOT = Path(__file__).resolve().parents[2]
 COCO = (Result('COCO', 'box AP', 40.0),)
@@ -109,6 +109,19 @@ def test_names_of_tasks_and_data_need_not_be_whole():
     assert names(source='b', family='net') == ['b/free', 'b/research']
 
 
+def test_words_of_a_search_may_be_spelled_as_one_likes():
+    for word in ('Net-S', 'net_s', 'nets', 'image-net', 'imagenet1k', 'Image Classification'):
+        assert 'a/net-s' in names(words=[word]), word
+    assert names(words=['nets', 'cifar10']) == ['a/net-s']
+    assert names(words=['netb']) == []
+
+
+def test_a_published_name_is_found_with_and_without_its_hyphen():
+    found = [{row.name for row in select(Wanted(words=[word], status='runs')).rows}
+             for word in ('ResNet-18', 'resnet18', 'resnet_18')]
+    assert found[0] == found[1] == found[2] and len(found[0]) > 5
+
+
 def test_a_bound_holds_for_the_metric_of_the_same_data():
     assert names(metric='top1>=90') == ['a/net-s']
     assert names(metric='top1>=90', dataset='imagenet') == []
@@ -118,18 +131,43 @@ def test_a_bound_holds_for_the_metric_of_the_same_data():
         names(metric='top1=>90')
 
 
+@pytest.mark.parametrize(('key', 'value', 'near'), [
+    ('task', 'detektion', 'detection'),
+    ('task', 'imageclasification', 'image classification'),
+    ('family', 'resnett', 'resnet'),
+    ('dataset', 'COCOO', 'COCO'),
+    ('metric', 'topone>=80', 'top1'),
+    ('license', 'comercial', 'commercial'),
+])
+def test_a_filter_that_nothing_could_pass_is_answered_with_the_nearest(key, value, near):
+    wanted = Wanted(**{key: value})
+    with pytest.raises(ValueError, match=f'no entry has a {key} .*did you mean .*{near}'):
+        check_known(wanted)
+
+
+def test_filters_that_are_known_alone_may_leave_nothing_together():
+    wanted = Wanted(task='detection', family='resnet', dataset='cifar', metric='acc@1>=101',
+                    license='commercial')
+    check_known(wanted)
+    assert select(wanted).rows == []
+
+
+def test_where_nothing_is_near_the_commonest_names_are_listed():
+    with pytest.raises(ValueError, match='there are image classification, object detection, '):
+        check_known(Wanted(task='zzz'))
+
+
+def test_the_name_of_a_licence_need_not_be_whole():
+    assert names(license='Apache') == ['b/free']
+    assert names(license='cc-by') == ['b/research']
+
+
 def test_a_range_of_parameters_leaves_out_what_no_one_counted():
     assert names(params='<10M') == ['a/net-s', 'b/research']
     assert names(params='5M-30M') == ['a/net-s', 'b/free']
     assert names(params='>1G') == []
     with pytest.raises(ValueError, match='5M-30M'):
         names(params='10M')
-
-
-def test_numbers_may_have_a_letter():
-    assert [as_number(text) for text in ('3.5M', '200k', '1G', '12')] == [3.5e6, 2e5, 1e9, 12]
-    with pytest.raises(ValueError, match='no number'):
-        as_number('many')
 
 
 def test_commercial_use_excludes_licences_and_data_and_says_why():
