@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from openlab.engine.checkpoint_files import (
+    FOLDER,
+    META,
     CheckpointError,
     atomic_folder,
     read_metadata,
@@ -39,8 +41,10 @@ def publish(
     """Write the best checkpoint of a run, without the trainer's state, with metafile and card.
 
     Args:
-        work_dir: folder of a run (its best checkpoint, else its last), or a checkpoint.
-        out: folder to write; by default ``WORK_DIR/published``. It must not exist.
+        work_dir: folder of a run (its best checkpoint, else its last), a checkpoint of it, or
+            weights in one.
+        out: folder to write; by default ``published`` in the folder of the run. It must not
+            exist.
         name: of the model; by default that of the experiment.
         license_name: of the weights.
         data: names of the data that they learned from; by default the training data's class.
@@ -52,9 +56,10 @@ def publish(
     Raises:
         FileExistsError: if ``out`` is there.
         CheckpointError: if the checkpoint does not say which config it was made with.
+        ValueError: if the weights lie in no run, and ``out`` is not given.
     """
     checkpoint = _checkpoint(Path(work_dir))
-    folder = Path(out) if out is not None else Path(work_dir) / 'published'
+    folder = Path(out) if out is not None else _run_of(checkpoint) / 'published'
     if folder.exists():
         raise FileExistsError(f'{folder} exists; remove it, or give another folder (--out)')
     metadata = read_metadata(checkpoint)
@@ -130,6 +135,24 @@ def _checkpoint(source: Path) -> Path:
     if found.is_file() and found.suffix != '.safetensors':
         raise CheckpointError(f'{found} is no checkpoint of openlab; openlab convert reads others')
     return found
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint, or weights in one, lies in.
+
+    Raises:
+        ValueError: if it lies in none.
+    """
+    parent = _folder_of(checkpoint).resolve().parent
+    # trainings that began anew in the same folder set their predecessors aside as checkpoints.1
+    if (_folder_of(checkpoint) / META).is_file() and parent.name.partition('.')[0] == FOLDER:
+        return parent.parent
+    raise ValueError(f'{checkpoint} lies in no run (WORK_DIR/{FOLDER}/...), whose folder could '
+                     'take the result; say where to write it (--out)')
+
+
+def _folder_of(checkpoint: Path) -> Path:
+    return checkpoint if checkpoint.is_dir() else checkpoint.parent
 
 
 def _results(checkpoint: Path, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -83,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help='for the table, the page and what was measured')
     publish = todo.add_parser('publish', help='make a run ready to be given away')
     publish.add_argument('work_dir', metavar='WORK_DIR', help='folder of the run, or a checkpoint')
-    publish.add_argument('--out', metavar='DIR', help='by default WORK_DIR/published')
+    publish.add_argument('--out', metavar='DIR',
+                         help='by default published in the folder of the run')
     publish.add_argument('--name', help='name of the model; by default that of the config')
     publish.add_argument('--license', default='apache-2.0', help='of the weights')
     publish.add_argument('--data', nargs='+', default=[], metavar='DATASET',

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -96,6 +97,25 @@ def test_the_terms_of_what_it_started_from_are_in_the_chain(run, tmp_path):
 def test_a_folder_that_is_there_is_not_replaced(run, published):
     with pytest.raises(FileExistsError, match='--out'):
         publish(run, published)
+
+
+@pytest.mark.parametrize('part', [
+    'checkpoints', 'checkpoints/best', 'checkpoints/epoch_0001',
+    'checkpoints/epoch_0001/model.safetensors'])
+def test_whatever_of_a_run_is_named_the_result_lies_in_its_folder(run, part):
+    folder = publish(run / part)
+    try:
+        assert folder == run.resolve() / 'published'
+        assert file_hash(folder / 'model.safetensors') == json.loads(
+            (folder / 'metafile.json').read_text())['sha256']
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_weights_outside_of_any_run_need_a_folder_for_the_result(published, capsys):
+    assert main(['zoo', 'publish', str(published / 'model.safetensors')]) == 2
+    assert 'lies in no run' in (message := capsys.readouterr().err) and '--out' in message
+    assert not (published / 'published').exists()
 
 
 def test_weights_without_a_config_are_refused(tmp_path):
