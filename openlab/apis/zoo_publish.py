@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openlab.config.nodes import ConfigDict
+from openlab.config.resolve import build_on_meta
 from openlab.engine.checkpoint_files import (
+    EMA,
     FOLDER,
     META,
+    WEIGHTS,
     CheckpointError,
     atomic_folder,
     read_metadata,
@@ -19,10 +24,13 @@ from openlab.engine.checkpoint_files import (
     write_weights,
 )
 from openlab.engine.loading import read_state
+from openlab.utils.json_lines import is_number, read_rows
 from openlab.zoo.card import licence_chain, result_table
 from openlab.zoo.download import file_hash
 from openlab.zoo.index import entry
 
+logger = logging.getLogger('openlab')
+LOG = 'log.jsonl'
 WEIGHTS_FILE = 'model.safetensors'
 METAFILE = 'metafile.json'
 CONFIG_FILE = 'config.json'
@@ -45,7 +53,7 @@ def publish(
             weights in one.
         out: folder to write; by default ``published`` in the folder of the run. It must not
             exist.
-        name: of the model; by default that of the experiment.
+        name: of the model; by default that of the experiment, else of the config.
         license_name: of the weights.
         data: names of the data that they learned from; by default the training data's class.
         base: entry of the zoo that the training started from.
@@ -68,13 +76,14 @@ def publish(
         raise CheckpointError(f'{checkpoint} does not say which config it was made with')
     origin = entry(base) if base else None
     state, averaged, _ = read_state(checkpoint)
+    averaged = averaged or checkpoint.name == EMA
     # where the run lay on its machine is no one's business
     config = {key: value for key, value in config.items() if key not in ('work_dir', 'resume')}
     metadata = {**metadata, 'config': config}
     with atomic_folder(folder) as temporary:
         write_weights(temporary / WEIGHTS_FILE, state, metadata)
         meta = _metafile(temporary / WEIGHTS_FILE, metadata, state, averaged, {
-            'name': name or _name_of(config, Path(work_dir)), 'license': license_name,
+            'name': name or _name_of(metadata, checkpoint), 'license': license_name,
             'training_data': list(data) or _data_of(config),
             'base': origin['name'] if origin else None,
             'results': _results(checkpoint, metadata)})
@@ -116,8 +125,7 @@ def card_of_run(meta: Mapping[str, Any], base: Mapping[str, Any] | None = None) 
         f'---\nlibrary_name: openlab\nlicense: {meta["license"]}'
         + (f'\ndatasets:{data}' if data else '') + '\n---\n',
         f'# {meta["name"]}\n',
-        f'{meta["params"]:,} parameters{", averaged weights" if meta["averaged"] else ""}, trained '
-        'with openlab.',
+        _about(meta),
         f'\n## Use\n\n```\nopenlab infer {WEIGHTS_FILE} IMAGE\n```\n',
         result_table(meta['results']),
         licence_chain(meta['license'], meta['training_data'], base),
@@ -125,6 +133,13 @@ def card_of_run(meta: Mapping[str, Any], base: Mapping[str, Any] | None = None) 
         '\n'.join(f'* {key}: `{value}`' for key, value in settings.items() if value is not None),
         f'\n## Files\n\n* {WEIGHTS_FILE}: {meta["size"]:,} bytes, sha256 `{meta["sha256"]}`\n',
     ])
+
+
+def _about(meta: Mapping[str, Any]) -> str:
+    parts = [f'{meta["params"]:,} parameters'] if meta['params'] is not None else []
+    parts += ['averaged weights'] if meta['averaged'] else []
+    text = ', '.join([*parts, 'trained with openlab.'])
+    return text[0].upper() + text[1:]
 
 
 def _checkpoint(source: Path) -> Path:
@@ -156,16 +171,38 @@ def _folder_of(checkpoint: Path) -> Path:
 
 
 def _results(checkpoint: Path, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Measurements of these weights: those of an older validation do not count."""
-    found: dict[str, float] = {}
+    """Measurements of these weights, by whatever recorded them: the log, the header, the best.
+
+    Those of other iterations, or of averages that these weights are not, do not count.
+    """
+    folder = _folder_of(checkpoint)
+    if checkpoint.name == WEIGHTS and (folder / EMA).is_file():
+        return []  # validations saw the averaged weights beside them
+    found = {('validation', key): value for key, value in _logged(folder, metadata).items()}
     metrics = metadata.get('metrics') or {}
     if metrics.get('iter', -1) == metadata.get('iter'):
-        found = {key: value for key, value in metrics.items() if '/' in key}
-    best = read_pointer(checkpoint.parent, 'best')
-    if best and best['checkpoint'] == checkpoint.name and 'value' in best:
-        found[best['metric']] = best['value']
-    return [{'dataset': 'validation', 'metric': key, 'value': value}
-            for key, value in found.items()]
+        stage = 'test' if metrics.get('stage') == 'test' else 'validation'
+        found |= {(stage, key): value for key, value in metrics.items()
+                  if key not in ('stage', 'epoch', 'iter') and is_number(value)}
+    best = read_pointer(folder.parent, 'best')
+    if best and best['checkpoint'] == folder.name and 'value' in best:
+        found['validation', best['metric']] = best['value']
+    return [{'dataset': stage, 'metric': key, 'value': value}
+            for (stage, key), value in found.items()]
+
+
+def _logged(folder: Path, metadata: Mapping[str, Any]) -> dict[str, float]:
+    """What validation of a checkpoint wrote into the log of its run, after it was saved."""
+    log = folder.resolve().parent.parent / LOG
+    # The log beside checkpoints that were set aside is that of a later training.
+    if folder.resolve().parent.name != FOLDER or not log.is_file():
+        return {}
+    found: dict[str, float] = {}
+    for row in read_rows(log):
+        if row.get('iter') == metadata.get('iter'):
+            found |= {key.removeprefix('val/'): value for key, value in row.items()
+                      if key.startswith('val/') and is_number(value)}
+    return found
 
 
 def _metafile(file: Path, metadata: Mapping[str, Any], state: Mapping[str, Any], averaged: bool,
@@ -174,19 +211,47 @@ def _metafile(file: Path, metadata: Mapping[str, Any], state: Mapping[str, Any],
     versions = metadata.get('versions') or {}
     return {
         **given,
-        'params': sum(t.numel() for t in state.values()),
+        'params': _num_parameters(config, state),
         'averaged': averaged,
         'weights': [WEIGHTS_FILE], 'size': file.stat().st_size, 'sha256': file_hash(file),
         'classes': list(metadata.get('classes') or ()),
         'preprocessing': metadata.get('preprocessing'),
-        'openlab': versions.get('openlab'), 'torch': versions.get('torch'),
+        'openlab': metadata.get('openlab'), 'torch': versions.get('torch'),
         'seed': metadata.get('seed'), 'git': metadata.get('git'),
         'config': CONFIG_FILE, 'config_sha256': config_hash(config),
     }
 
 
-def _name_of(config: Mapping[str, Any], work_dir: Path) -> str:
-    return str(config.get('experiment_name') or work_dir.resolve().name)
+def _num_parameters(config: Mapping[str, Any], state: Mapping[str, Any]) -> int | None:
+    """Numbers that training learned; statistics and tables of the network are none.
+
+    Only the network tells the ones from the others. Where it cannot be built without memory, the
+    count is left open: the weights are worth giving away all the same.
+    """
+    try:
+        network = build_on_meta(ConfigDict(_without_downloads(config)))
+    except Exception as error:  # whatever the parts of someone else's network raise
+        logger.warning('parameters are not counted, for the network cannot be built on the meta '
+                       'device: %s', error)
+        return None
+    return sum(state[name].numel() for name, _ in network.named_parameters() if name in state)
+
+
+def _without_downloads(value: Any) -> Any:
+    """A copy of a config whose parts fetch no weights."""
+    if isinstance(value, Mapping):
+        return {key: _without_downloads(item) for key, item in value.items()
+                if key != 'pretrained'}
+    return [_without_downloads(item) for item in value] if isinstance(value, list) else value
+
+
+def _name_of(metadata: Mapping[str, Any], checkpoint: Path) -> str:
+    """The experiment's name, else the config's, else that of the folder of the run."""
+    # A config that a run or a publication saved is called config, which names nothing.
+    stem = metadata.get('config_name')
+    named = metadata['config'].get('experiment_name') or (stem if stem != 'config' else None)
+    folder = _folder_of(checkpoint).resolve()
+    return str(named or (_run_of(checkpoint) if (folder / META).is_file() else folder).name)
 
 
 def _data_of(config: Mapping[str, Any]) -> list[str]:

@@ -85,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publish.add_argument('work_dir', metavar='WORK_DIR', help='folder of the run, or a checkpoint')
     publish.add_argument('--out', metavar='DIR',
                          help='by default published in the folder of the run')
-    publish.add_argument('--name', help='name of the model; by default that of the config')
+    publish.add_argument('--name', help='name of the model; by default the experiment_name of '
+                                        "the config, else the config's own name")
     publish.add_argument('--license', default='apache-2.0', help='of the weights')
     publish.add_argument('--data', nargs='+', default=[], metavar='DATASET',
                          help='what it learned from; by default the class of the training data')

@@ -34,13 +34,17 @@ def run(tmp_path_factory):
     for epoch in (1, 2):
         parts = CheckpointParts(
             model=model.state_dict(), trainer={'optimizer': {'momentum': torch.ones(3)}},
-            metadata={'config': cfg, 'classes': [str(i) for i in range(10)], 'iter': epoch,
+            metadata={'config': cfg, 'config_name': 'classification', 'openlab': '0.0.7',
+                      'classes': [str(i) for i in range(10)], 'iter': epoch,
                       'metrics': {'accuracy/top1': 0.1, 'iter': 0}, 'seed': 3},
             position={'epoch': epoch, 'iter': epoch})
         folder = save_checkpoint(parts, work_dir / 'checkpoints' / f'epoch_000{epoch}')
         torch.nn.init.normal_(next(model.parameters()))
         if epoch == 1:
             write_pointer(folder.parent, 'best', folder, metric='accuracy/top1', value=0.875)
+    rows = [{'iter': 1, 'train/loss': 2.0}, {'iter': 1, 'val/accuracy/top5': 0.95},
+            {'iter': 2, 'val/accuracy/top1': 0.5, 'val/accuracy/top5': 0.75}]
+    (work_dir / 'log.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     return work_dir
 
 
@@ -65,9 +69,74 @@ def test_the_metafile_is_true(published):
     assert meta['sha256'] == file_hash(file) and meta['size'] == file.stat().st_size
     assert meta['config_sha256'] == config_hash(json.loads((published / 'config.json').read_text()))
     # that of the best checkpoint; the number in its header is of an older validation
-    assert meta['results'] == [
-        {'dataset': 'validation', 'metric': 'accuracy/top1', 'value': 0.875}]
+    assert {r['metric']: r['value'] for r in meta['results']} == {
+        'accuracy/top1': 0.875, 'accuracy/top5': 0.95}
+    assert meta['openlab'] == '0.0.7'
     assert meta['seed'] == 3 and meta['classes'][9] == '9'
+
+
+def test_parameters_are_those_of_the_network_without_its_statistics(run, published):
+    meta = json.loads((published / 'metafile.json').read_text())
+    network = build(a_config()['model'], MODELS, 'model')
+    assert meta['params'] == sum(p.numel() for p in network.parameters())
+    assert meta['params'] < sum(t.numel() for t in network.state_dict().values())
+
+
+def results_of(source, out):
+    meta = json.loads((publish(source, out) / 'metafile.json').read_text())
+    return {(r['dataset'], r['metric']): r['value'] for r in meta['results']}
+
+
+def test_a_checkpoint_saved_before_its_validation_has_the_results_of_the_log(run, tmp_path):
+    assert results_of(run / 'checkpoints' / 'epoch_0002', tmp_path / 'out') == {
+        ('validation', 'accuracy/top1'): 0.5, ('validation', 'accuracy/top5'): 0.75}
+
+
+def test_weights_beside_their_average_have_no_results_for_validation_saw_the_average(
+        run, tmp_path):
+    work_dir = shutil.copytree(run, tmp_path / 'run')
+    folder = work_dir / 'checkpoints' / 'epoch_0002'
+    shutil.copy(folder / 'model.safetensors', folder / 'ema.safetensors')
+    assert results_of(folder / 'model.safetensors', tmp_path / 'plain') == {}
+    assert results_of(folder / 'ema.safetensors', tmp_path / 'averaged')
+    assert 'Averaged' not in (tmp_path / 'plain' / 'README.md').read_text()
+    assert 'averaged weights' in (tmp_path / 'averaged' / 'README.md').read_text()
+
+
+def test_checkpoints_that_were_set_aside_have_nothing_of_the_log_of_a_later_training(
+        run, tmp_path):
+    work_dir = shutil.copytree(run, tmp_path / 'run')
+    aside = (work_dir / 'checkpoints').rename(work_dir / 'checkpoints.1')
+    assert results_of(aside / 'epoch_0002', tmp_path / 'out') == {}
+
+
+def test_a_model_is_called_as_its_config_unless_that_has_no_name(run, tmp_path):
+    def title(folder):
+        return json.loads((folder / 'metafile.json').read_text())['name']
+
+    assert title(publish(run, tmp_path / 'first')) == 'classification'
+    metadata = read_metadata(run / 'checkpoints' / 'epoch_0001')
+    state = read_weights(run / 'checkpoints' / 'epoch_0001' / 'model.safetensors')
+    for number, (change, name) in enumerate([
+            ({'config_name': 'config'}, 'digits'), ({'config_name': None}, 'digits'),
+            ({'config': {**metadata['config'], 'experiment_name': 'ours'}}, 'ours')]):
+        work_dir = tmp_path / str(number) / 'digits'
+        save_checkpoint(
+            CheckpointParts(model=state, trainer={}, metadata=metadata | change,
+                            position={'iter': 1}), work_dir / 'checkpoints' / 'iter_00000001')
+        assert title(publish(work_dir / 'checkpoints' / 'iter_00000001')) == name
+
+
+def test_a_network_that_cannot_be_built_is_given_away_without_a_count(run, tmp_path, caplog):
+    metadata = read_metadata(run / 'checkpoints' / 'epoch_0001')
+    config = {**metadata['config'], 'model': {'type': 'nowhere.Network'}}
+    save_checkpoint(
+        CheckpointParts(model={'a': torch.ones(1)}, trainer={}, position={'iter': 1},
+                        metadata={**metadata, 'config': config}),
+        tmp_path / 'checkpoints' / 'iter_00000001')
+    card = (publish(tmp_path / 'checkpoints' / 'iter_00000001') / 'README.md').read_text()
+    assert 'Trained with openlab.' in card and 'parameters,' not in card
+    assert 'parameters are not counted' in caplog.text and 'nowhere' in caplog.text
 
 
 def test_the_card_tells_results_licences_and_the_command(published):
