@@ -25,9 +25,9 @@ from openlab.engine.checkpoint_files import (
 )
 from openlab.engine.loading import read_state
 from openlab.utils.json_lines import is_number, read_rows
+from openlab.zoo.bases import Base, base_of_entry, bases_of
 from openlab.zoo.card import licence_chain, result_table
 from openlab.zoo.download import file_hash
-from openlab.zoo.index import entry
 
 logger = logging.getLogger('openlab')
 LOG = 'log.jsonl'
@@ -56,7 +56,8 @@ def publish(
         name: of the model; by default that of the experiment, else of the config.
         license_name: of the weights.
         data: names of the data that they learned from; by default the training data's class.
-        base: entry of the zoo that the training started from.
+        base: entry of the zoo that the training started from, where the config does not tell: it
+            names a file, say.
 
     Returns:
         The folder: ``model.safetensors``, ``config.json``, ``metafile.json`` and ``README.md``.
@@ -74,7 +75,7 @@ def publish(
     config = metadata.get('config')
     if not config:
         raise CheckpointError(f'{checkpoint} does not say which config it was made with')
-    origin = entry(base) if base else None
+    bases = _bases(config, base)
     state, averaged, _ = read_state(checkpoint)
     averaged = averaged or checkpoint.name == EMA
     # where the run lay on its machine is no one's business
@@ -85,11 +86,12 @@ def publish(
         meta = _metafile(temporary / WEIGHTS_FILE, metadata, state, averaged, {
             'name': name or _name_of(metadata, checkpoint), 'license': license_name,
             'training_data': list(data) or _data_of(config),
-            'base': origin['name'] if origin else None,
+            'bases': [{'name': base.name, 'setting': base.setting, 'in_zoo': bool(base.entry)}
+                      for base in bases],
             'results': _results(checkpoint, metadata)})
         (temporary / METAFILE).write_text(json.dumps(meta, indent=1) + '\n', 'utf-8')
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1) + '\n', 'utf-8')
-        (temporary / CARD).write_text(card_of_run(meta, origin), 'utf-8')
+        (temporary / CARD).write_text(card_of_run(meta, bases), 'utf-8')
     return folder
 
 
@@ -117,7 +119,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def card_of_run(meta: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> str:
+def card_of_run(meta: Mapping[str, Any], bases: Sequence[Base] = ()) -> str:
     """The model card of a published run, as Markdown."""
     data = ''.join(f'\n  - {json.dumps(name)}' for name in meta['training_data'])
     settings = {key: meta.get(key) for key in ('openlab', 'torch', 'seed', 'git', 'config_sha256')}
@@ -128,7 +130,7 @@ def card_of_run(meta: Mapping[str, Any], base: Mapping[str, Any] | None = None) 
         _about(meta),
         f'\n## Use\n\n```\nopenlab infer {WEIGHTS_FILE} IMAGE\n```\n',
         result_table(meta['results']),
-        licence_chain(meta['license'], meta['training_data'], base),
+        licence_chain(meta['license'], meta['training_data'], bases),
         '\n## Reproduce\n\n```\nopenlab train ' + CONFIG_FILE + '\n```\n',
         '\n'.join(f'* {key}: `{value}`' for key, value in settings.items() if value is not None),
         f'\n## Files\n\n* {WEIGHTS_FILE}: {meta["size"]:,} bytes, sha256 `{meta["sha256"]}`\n',
@@ -149,6 +151,23 @@ def _checkpoint(source: Path) -> Path:
     found = resolve_checkpoint(source)
     if found.is_file() and found.suffix != '.safetensors':
         raise CheckpointError(f'{found} is no checkpoint of openlab; openlab convert reads others')
+    return found
+
+
+def _bases(config: Mapping[str, Any], told: str | None) -> list[Base]:
+    """What the weights were made from: by the config, and by whoever publishes them."""
+    found = bases_of(config)
+    if told is not None:
+        base = base_of_entry(told)
+        # It says what the file is that the training started from.
+        found = [b for b in found if b.entry is not None or b.role != base.role]
+        if base.name not in [b.name for b in found]:
+            found.append(base)
+    for unknown in (b for b in found if b.entry is None):
+        logger.warning(
+            '%s names %s, whose licence and training data the zoo does not know; so the card '
+            'cannot say yes to commercial use. --base NAME says which entry the training started '
+            'from', unknown.setting, unknown.source)
     return found
 
 

@@ -91,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publish.add_argument('--data', nargs='+', default=[], metavar='DATASET',
                          help='what it learned from; by default the class of the training data')
     publish.add_argument('--base', metavar='NAME',
-                         help='entry of the zoo that it started from, for the chain of licences')
+                         help='entry of the zoo that it started from, for the chain of licences; '
+                              'by default what load_from and the like name')
     publish.add_argument('--push', metavar='ORG/REPO', help='upload to this Hugging Face hub')
     publish.add_argument('--public', action='store_true', help='make a new repository public')
 

@@ -163,6 +163,41 @@ def test_the_terms_of_what_it_started_from_are_in_the_chain(run, tmp_path):
     assert 'started from openlab/mobilenet-v2' in card and 'whole: **no**' in card
 
 
+@pytest.fixture
+def run_from(run, tmp_path):
+    """Makes a run whose config is changed."""
+    def make(**changes):
+        folder = run / 'checkpoints' / 'epoch_0001'
+        metadata = read_metadata(folder)
+        parts = CheckpointParts(
+            model=read_weights(folder / 'model.safetensors'), trainer={}, position={'iter': 1},
+            metadata={**metadata, 'config': {**metadata['config'], **changes}})
+        return save_checkpoint(parts, tmp_path / 'from' / 'checkpoints' / 'iter_00000001')
+
+    return make
+
+
+def test_what_a_config_started_from_is_in_the_chain_without_being_told(run_from):
+    folder = publish(run_from(load_from={'source': 'zoo://mobilenet-v2'}), data=['Fashion-MNIST'])
+    card = (folder / 'README.md').read_text()
+    assert 'started from openlab/mobilenet-v2' in card and 'ImageNet-1k' in card
+    assert 'whole: **no**' in card
+    assert json.loads((folder / 'metafile.json').read_text())['bases'] == [
+        {'name': 'openlab/mobilenet-v2', 'setting': 'load_from.source', 'in_zoo': True}]
+
+
+def test_weights_of_unknown_origin_make_the_whole_unclear_unless_someone_tells(
+        run_from, tmp_path, caplog):
+    source = run_from(load_from={'source': 'wd/pre/checkpoints/best'})
+    card = (publish(source, tmp_path / 'a', data=['Fashion-MNIST']) / 'README.md').read_text()
+    assert 'started from best | not known | unclear' in card and 'whole: **unclear**' in card
+    assert 'load_from.source names wd/pre/checkpoints/best' in caplog.text
+    assert '--base' in caplog.text
+    told = publish(source, tmp_path / 'b', data=['Fashion-MNIST'], base='mobilenet-v2')
+    card = (told / 'README.md').read_text()
+    assert 'not known' not in card and 'whole: **no**' in card
+
+
 def test_a_folder_that_is_there_is_not_replaced(run, published):
     with pytest.raises(FileExistsError, match='--out'):
         publish(run, published)
