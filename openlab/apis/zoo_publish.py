@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -35,6 +36,7 @@ WEIGHTS_FILE = 'model.safetensors'
 METAFILE = 'metafile.json'
 CONFIG_FILE = 'config.json'
 CARD = 'README.md'
+NOT_PUBLISHED = 'not_published'  # stands for the folder of weights that stay where they are
 
 
 def publish(
@@ -80,6 +82,7 @@ def publish(
     averaged = averaged or checkpoint.name == EMA
     # where the run lay on its machine is no one's business
     config = {key: value for key, value in config.items() if key not in ('work_dir', 'resume')}
+    config, not_published = _without_paths(config)
     metadata = {**metadata, 'config': config}
     with atomic_folder(folder) as temporary:
         write_weights(temporary / WEIGHTS_FILE, state, metadata)
@@ -88,6 +91,7 @@ def publish(
             'training_data': list(data) or _data_of(config),
             'bases': [{'name': base.name, 'setting': base.setting, 'in_zoo': bool(base.entry)}
                       for base in bases],
+            'not_published': not_published,
             'results': _results(checkpoint, metadata)})
         (temporary / METAFILE).write_text(json.dumps(meta, indent=1) + '\n', 'utf-8')
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1) + '\n', 'utf-8')
@@ -131,10 +135,22 @@ def card_of_run(meta: Mapping[str, Any], bases: Sequence[Base] = ()) -> str:
         f'\n## Use\n\n```\nopenlab infer {WEIGHTS_FILE} IMAGE\n```\n',
         result_table(meta['results']),
         licence_chain(meta['license'], meta['training_data'], bases),
-        '\n## Reproduce\n\n```\nopenlab train ' + CONFIG_FILE + '\n```\n',
+        _how_to_train(meta['not_published']),
         '\n'.join(f'* {key}: `{value}`' for key, value in settings.items() if value is not None),
         f'\n## Files\n\n* {WEIGHTS_FILE}: {meta["size"]:,} bytes, sha256 `{meta["sha256"]}`\n',
     ])
+
+
+def _how_to_train(not_published: Mapping[str, str]) -> str:
+    """The command that trains again, and what it needs that was not given away."""
+    edits, note = '', ''
+    if not_published:
+        edits = ' --set ' + ' '.join(f"'{key}=WEIGHTS'" for key in not_published)
+        names = ', '.join(f'`{name}` (`{key}`)' for key, name in not_published.items())
+        note = (f'\nThis needs weights that lay on the machine of the training and are not in this '
+                f'folder: {names}. Without them nothing can be trained as these weights were, so '
+                'that the config stops where none are given.\n')
+    return f'\n## Reproduce\n\n```\nopenlab train {CONFIG_FILE}{edits}\n```\n{note}'
 
 
 def _about(meta: Mapping[str, Any]) -> str:
@@ -169,6 +185,26 @@ def _bases(config: Mapping[str, Any], told: str | None) -> list[Base]:
             'cannot say yes to commercial use. --base NAME says which entry the training started '
             'from', unknown.setting, unknown.source)
     return found
+
+
+def _without_paths(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A config without the paths of weights on the machine that trained.
+
+    Left out, the same command would silently train from random values, and a student without its
+    teacher; so a name stands there that is found nowhere.
+
+    Returns:
+        The config, and the key paths that were changed with what the files are called.
+    """
+    changed = copy.deepcopy(dict(config))
+    # a part reads its ``pretrained`` whenever it is built, for using these weights too
+    local = [base for base in bases_of(config) if base.is_local and base.steps[-1] != 'pretrained']
+    for base in local:
+        node: Any = changed
+        for step in base.steps[:-1]:
+            node = node[step]
+        node[base.steps[-1]] = f'{NOT_PUBLISHED}/{base.name}'
+    return changed, {base.setting: base.name for base in local}
 
 
 def _run_of(checkpoint: Path) -> Path:

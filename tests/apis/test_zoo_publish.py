@@ -186,6 +186,28 @@ def test_what_a_config_started_from_is_in_the_chain_without_being_told(run_from)
         {'name': 'openlab/mobilenet-v2', 'setting': 'load_from.source', 'in_zoo': True}]
 
 
+def test_a_path_of_the_machine_that_trained_is_not_published_and_the_card_says_what_is_missing(
+        run_from, capsys):
+    folder = publish(run_from(
+        load_from={'source': '/home/someone/wd/checkpoints/best', 'replace_head': True}))
+    config = json.loads((folder / 'config.json').read_text())
+    assert config['load_from'] == {'source': 'not_published/best', 'replace_head': True}
+    assert read_metadata(folder / 'model.safetensors')['config'] == config
+    assert 'someone' not in (folder / 'metafile.json').read_text()
+    card = (folder / 'README.md').read_text()
+    assert "openlab train config.json --set 'load_from.source=WEIGHTS'" in card
+    assert '`best` (`load_from.source`)' in card and 'someone' not in card
+    # it does not train something else from random values
+    assert main(['train', str(folder / 'config.json'), '--work-dir', str(folder / 'again')]) == 2
+    assert 'no checkpoint at not_published/best' in capsys.readouterr().err
+
+
+def test_weights_that_anyone_can_fetch_stay_in_the_config(run_from):
+    folder = publish(run_from(load_from='zoo://mobilenet-v2'))
+    assert json.loads((folder / 'config.json').read_text())['load_from'] == 'zoo://mobilenet-v2'
+    assert '```\nopenlab train config.json\n```' in (folder / 'README.md').read_text()
+
+
 def test_weights_of_unknown_origin_make_the_whole_unclear_unless_someone_tells(
         run_from, tmp_path, caplog):
     source = run_from(load_from={'source': 'wd/pre/checkpoints/best'})
