@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from openlab.engine.loading import read_state
 from openlab.utils.json_lines import is_number, read_rows
 from openlab.zoo.bases import Base, base_of_entry, bases_of
 from openlab.zoo.card import licence_chain, result_table
-from openlab.zoo.download import file_hash
+from openlab.zoo.download import OFFLINE_VARIABLE, file_hash, is_offline
 
 logger = logging.getLogger('openlab')
 LOG = 'log.jsonl'
@@ -37,6 +38,10 @@ METAFILE = 'metafile.json'
 CONFIG_FILE = 'config.json'
 CARD = 'README.md'
 NOT_PUBLISHED = 'not_published'  # stands for the folder of weights that stay where they are
+
+
+class PushError(OSError):
+    """A folder could not be uploaded; it is still there."""
 
 
 def publish(
@@ -107,15 +112,26 @@ def push(folder: Path, repo: str, *, is_public: bool = False) -> str:
 
     Raises:
         ImportError: where huggingface_hub is not installed.
+        PushError: if the hub does not take it, or cannot be reached; the folder stays.
     """
+    later = f'hf upload {repo} {shlex.quote(str(folder))} .' + ('' if is_public else ' --private')
+    kept = f'the model lies in {folder}; to upload it later: {later}'
+    if is_offline():
+        raise PushError(f'{repo}: not uploaded, for {OFFLINE_VARIABLE} is set; {kept}')
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise ImportError('--push needs huggingface_hub: pip install huggingface_hub') from error
+        raise ImportError('--push needs huggingface_hub: pip install huggingface_hub; '
+                          f'{kept}') from error
     api = HfApi()
-    api.create_repo(repo, private=not is_public, exist_ok=True)
-    return str(api.upload_folder(repo_id=repo, folder_path=str(folder),
-                                 commit_message='Add the model'))
+    try:
+        api.create_repo(repo, private=not is_public, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=str(folder),
+                                     commit_message='Add the model'))
+    except Exception as error:  # which library talks to the hub, and raises, changes by version
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0].rstrip('.') if lines else type(error).__name__
+        raise PushError(f'{repo} at {api.endpoint}: not uploaded ({reason}); {kept}') from error
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

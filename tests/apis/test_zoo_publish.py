@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from openlab.apis.inference import Inferencer
-from openlab.apis.zoo_publish import config_hash, publish
+from openlab.apis.zoo_publish import PushError, config_hash, publish, push
 from openlab.cli import main
 from openlab.config import load_config
 from openlab.config.build import build
@@ -256,3 +256,27 @@ def test_weights_without_a_config_are_refused(tmp_path):
 def test_the_command_publishes(run, tmp_path, capsys):
     assert main(['zoo', 'publish', str(run), '--out', str(tmp_path / 'out')]) == 0
     assert 'model.safetensors' in capsys.readouterr().out
+
+
+def test_a_hub_that_does_not_answer_is_one_message_and_nothing_is_lost(
+        run, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv('OPENLAB_OFFLINE', raising=False)
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')
+    folder = tmp_path / 'out'
+    assert main(['zoo', 'publish', str(run), '--out', str(folder), '--push', 'a/b']) == 2
+    message = capsys.readouterr().err
+    assert 'a/b at http://127.0.0.1:9: not uploaded' in message and message.count('\n') == 1
+    assert f'hf upload a/b {folder} . --private' in message
+    assert (folder / 'README.md').is_file()
+
+
+def test_a_name_that_no_repository_can_have_is_told_with_what_is_wrong(published, monkeypatch):
+    monkeypatch.delenv('OPENLAB_OFFLINE', raising=False)
+    with pytest.raises(PushError, match=r'a/b/c at .*Repo id must'):
+        push(published, 'a/b/c')
+
+
+def test_nothing_is_uploaded_where_the_network_is_forbidden(published, monkeypatch):
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    with pytest.raises(PushError, match='OPENLAB_OFFLINE is set; the model lies in'):
+        push(published, 'a/b', is_public=True)
