@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from openlab.config.nodes import ConfigDict
 from openlab.config.resolve import build_on_meta
 from openlab.engine.checkpoint_files import (
@@ -148,13 +150,24 @@ def card_of_run(meta: Mapping[str, Any], bases: Sequence[Base] = ()) -> str:
         + (f'\ndatasets:{data}' if data else '') + '\n---\n',
         f'# {meta["name"]}\n',
         _about(meta),
-        f'\n## Use\n\n```\nopenlab infer {WEIGHTS_FILE} IMAGE\n```\n',
+        _how_to_use(meta['gives_features']),
         result_table(meta['results']),
         licence_chain(meta['license'], meta['training_data'], bases),
         _how_to_train(meta['not_published']),
         '\n'.join(f'* {key}: `{value}`' for key, value in settings.items() if value is not None),
         f'\n## Files\n\n* {WEIGHTS_FILE}: {meta["size"]:,} bytes, sha256 `{meta["sha256"]}`\n',
     ])
+
+
+def _how_to_use(gives_features: bool) -> str:
+    if not gives_features:
+        return f'\n## Use\n\n```\nopenlab infer {WEIGHTS_FILE} IMAGE\n```\n'
+    return (
+        '\n## Use\n\nThe network gives features and no answer. Train a head on them, measure what '
+        'they know, or search for like images:\n\n```\n'
+        f'openlab train CONFIG --load-from {WEIGHTS_FILE} --replace-head\n'
+        f'openlab probe {CONFIG_FILE} {WEIGHTS_FILE}\n'
+        f'openlab infer {WEIGHTS_FILE} IMAGE --gallery FOLDER\n```\n')
 
 
 def _how_to_train(not_published: Mapping[str, str]) -> str:
@@ -280,9 +293,11 @@ def _metafile(file: Path, metadata: Mapping[str, Any], state: Mapping[str, Any],
               given: Mapping[str, Any]) -> dict[str, Any]:
     config = metadata['config']
     versions = metadata.get('versions') or {}
+    network = _network(config)
     return {
         **given,
-        'params': _num_parameters(config, state),
+        'params': None if network is None else _num_parameters(network, state),
+        'gives_features': getattr(network, 'gives_features', False),
         'averaged': averaged,
         'weights': [WEIGHTS_FILE], 'size': file.stat().st_size, 'sha256': file_hash(file),
         'classes': list(metadata.get('classes') or ()),
@@ -293,18 +308,22 @@ def _metafile(file: Path, metadata: Mapping[str, Any], state: Mapping[str, Any],
     }
 
 
-def _num_parameters(config: Mapping[str, Any], state: Mapping[str, Any]) -> int | None:
-    """Numbers that training learned; statistics and tables of the network are none.
+def _network(config: Mapping[str, Any]) -> nn.Module | None:
+    """The network of a config without memory or weights, which tells what no state dict does.
 
-    Only the network tells the ones from the others. Where it cannot be built without memory, the
-    count is left open: the weights are worth giving away all the same.
+    It is None, with a warning, where that cannot be built: the weights are worth giving away all
+    the same.
     """
     try:
-        network = build_on_meta(ConfigDict(_without_downloads(config)))
+        return build_on_meta(ConfigDict(_without_downloads(config)))
     except Exception as error:  # whatever the parts of someone else's network raise
         logger.warning('parameters are not counted, for the network cannot be built on the meta '
                        'device: %s', error)
         return None
+
+
+def _num_parameters(network: nn.Module, state: Mapping[str, Any]) -> int:
+    """Numbers that training learned; statistics and tables of the network are none."""
     return sum(state[name].numel() for name, _ in network.named_parameters() if name in state)
 
 

@@ -1,6 +1,8 @@
 import json
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -218,6 +220,25 @@ def test_weights_of_unknown_origin_make_the_whole_unclear_unless_someone_tells(
     told = publish(source, tmp_path / 'b', data=['Fashion-MNIST'], base='mobilenet-v2')
     card = (told / 'README.md').read_text()
     assert 'not known' not in card and 'whole: **no**' in card
+
+
+def test_the_card_of_a_network_of_features_recommends_what_works(tmp_path, monkeypatch):
+    cfg = load_config('quickstart/selfsup', ['train_cfg.max_batches=1']).to_plain()
+    parts = CheckpointParts(
+        model=build(cfg['model'], MODELS, 'model').state_dict(), trainer={},
+        metadata={'config': cfg}, position={'iter': 1})
+    folder = publish(save_checkpoint(parts, tmp_path / 'run' / 'checkpoints' / 'iter_00000001'))
+    card = (folder / 'README.md').read_text()
+    commands = [line.split()[1:] for line in card.splitlines() if line.startswith('openlab ')]
+    assert [words[0] for words in commands] == ['train', 'probe', 'infer', 'train']
+    monkeypatch.chdir(folder)
+    cv2.imwrite('image.png', np.zeros((8, 8, 3), np.uint8))
+    names = {'CONFIG': 'quickstart/classification', 'IMAGE': 'image.png', 'FOLDER': 'image.png'}
+    short = {'probe': ['--max-batches', '1'], 'train': [
+        '--work-dir', str(tmp_path / 'more'), '--fast-dev-run', '1']}
+    for words in commands:
+        words = [names.get(word, word) for word in words]
+        assert main([*words, *short.get(words[0], [])]) == 0, words
 
 
 def test_a_folder_that_is_there_is_not_replaced(run, published):
