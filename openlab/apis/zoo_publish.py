@@ -7,12 +7,15 @@ import hashlib
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from openlab.algorithms.llm.causal_lm import CausalLM
+from openlab.algorithms.llm.lora import LoRA
 from openlab.config.nodes import ConfigDict
 from openlab.config.resolve import build_on_meta
 from openlab.engine.checkpoint_files import (
@@ -42,6 +45,10 @@ CARD = 'README.md'
 NOT_PUBLISHED = 'not_published'  # stands for the folder of weights that stay where they are
 
 
+# what a network has to say of an input
+Gift = Literal['answers', 'features', 'text']
+
+
 class PushError(OSError):
     """A folder could not be uploaded; it is still there."""
 
@@ -69,7 +76,8 @@ def publish(
             names a file, say.
 
     Returns:
-        The folder: ``model.safetensors``, ``config.json``, ``metafile.json`` and ``README.md``.
+        The folder: ``model.safetensors``, ``config.json``, ``metafile.json`` and ``README.md``;
+        with the tokenizer of a language model.
 
     Raises:
         FileExistsError: if ``out`` is there.
@@ -100,6 +108,8 @@ def publish(
                       for base in bases],
             'not_published': not_published,
             'results': _results(checkpoint, metadata)})
+        for file in _folder_of(checkpoint).glob('tokenizer*.json'):
+            shutil.copy(file, temporary)  # a language model speaks no other one's tokens
         (temporary / METAFILE).write_text(json.dumps(meta, indent=1) + '\n', 'utf-8')
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1) + '\n', 'utf-8')
         (temporary / CARD).write_text(card_of_run(meta, bases), 'utf-8')
@@ -150,7 +160,7 @@ def card_of_run(meta: Mapping[str, Any], bases: Sequence[Base] = ()) -> str:
         + (f'\ndatasets:{data}' if data else '') + '\n---\n',
         f'# {meta["name"]}\n',
         _about(meta),
-        _how_to_use(meta['gives_features']),
+        _how_to_use(meta['gives']),
         result_table(meta['results']),
         licence_chain(meta['license'], meta['training_data'], bases),
         _how_to_train(meta['not_published']),
@@ -159,8 +169,10 @@ def card_of_run(meta: Mapping[str, Any], bases: Sequence[Base] = ()) -> str:
     ])
 
 
-def _how_to_use(gives_features: bool) -> str:
-    if not gives_features:
+def _how_to_use(gives: Gift) -> str:
+    if gives == 'text':
+        return f'\n## Use\n\n```\nopenlab generate {WEIGHTS_FILE} PROMPT\n```\n'
+    if gives == 'answers':
         return f'\n## Use\n\n```\nopenlab infer {WEIGHTS_FILE} IMAGE\n```\n'
     return (
         '\n## Use\n\nThe network gives features and no answer. Train a head on them, measure what '
@@ -297,7 +309,7 @@ def _metafile(file: Path, metadata: Mapping[str, Any], state: Mapping[str, Any],
     return {
         **given,
         'params': None if network is None else _num_parameters(network, state),
-        'gives_features': getattr(network, 'gives_features', False),
+        'gives': _gift_of(network),
         'averaged': averaged,
         'weights': [WEIGHTS_FILE], 'size': file.stat().st_size, 'sha256': file_hash(file),
         'classes': list(metadata.get('classes') or ()),
@@ -320,6 +332,12 @@ def _network(config: Mapping[str, Any]) -> nn.Module | None:
         logger.warning('parameters are not counted, for the network cannot be built on the meta '
                        'device: %s', error)
         return None
+
+
+def _gift_of(network: nn.Module | None) -> Gift:
+    if isinstance(network.base if isinstance(network, LoRA) else network, CausalLM):
+        return 'text'
+    return 'features' if getattr(network, 'gives_features', False) else 'answers'
 
 
 def _num_parameters(network: nn.Module, state: Mapping[str, Any]) -> int:

@@ -241,6 +241,27 @@ def test_the_card_of_a_network_of_features_recommends_what_works(tmp_path, monke
         assert main([*words, *short.get(words[0], [])]) == 0, words
 
 
+def test_a_language_model_comes_with_its_tokenizer_and_the_command_that_makes_it_speak(
+        tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'text').mkdir()
+    for i in range(12):
+        (tmp_path / 'text' / f'{i}.py').write_text(f'def add_{i}(a, b):\n    return a + b\n\n' * 40)
+    assert main(['train', 'quickstart/language_model', '--work-dir', 'work', '--set',
+                 'dataset.source=text', 'dataset.val_share=0.4', 'vocab_size=300',
+                 'context_length=32', 'model.backbone.num_layers=1', 'max_iters=52',
+                 'model.backbone.embed_dim=24', 'train_dataloader.batch_size=2',
+                 'val_dataloader.batch_size=2']) == 0
+    folder = publish('work')
+    card = (folder / 'README.md').read_text()
+    assert '# language_model' in card  # training tells the config's name
+    assert 'openlab generate model.safetensors PROMPT' in card and 'openlab infer' not in card
+    capsys.readouterr()
+    assert main(['generate', str(folder / 'model.safetensors'), 'def',
+                 '--max-new-tokens', '4']) == 0
+    assert capsys.readouterr().out
+
+
 def test_a_folder_that_is_there_is_not_replaced(run, published):
     with pytest.raises(FileExistsError, match='--out'):
         publish(run, published)
