@@ -191,7 +191,7 @@ def test_what_a_config_started_from_is_in_the_chain_without_being_told(run_from)
 def test_a_path_of_the_machine_that_trained_is_not_published_and_the_card_says_what_is_missing(
         run_from, capsys):
     folder = publish(run_from(
-        load_from={'source': '/home/someone/wd/checkpoints/best', 'replace_head': True}))
+        load_from={'source': '/data/someone/wd/checkpoints/best', 'replace_head': True}))
     config = json.loads((folder / 'config.json').read_text())
     assert config['load_from'] == {'source': 'not_published/best', 'replace_head': True}
     assert read_metadata(folder / 'model.safetensors')['config'] == config
@@ -202,6 +202,16 @@ def test_a_path_of_the_machine_that_trained_is_not_published_and_the_card_says_w
     # it does not train something else from random values
     assert main(['train', str(folder / 'config.json'), '--work-dir', str(folder / 'again')]) == 2
     assert 'no checkpoint at not_published/best' in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_here_started_from_in_turn_is_in_the_chain(run_from, tmp_path):
+    first = run_from(load_from='zoo://mobilenet-v2').rename(tmp_path / 'iter_00000007')
+    folder = publish(run_from(load_from=str(first)), data=['Fashion-MNIST'])
+    card = (folder / 'README.md').read_text()
+    assert 'started from iter_00000007 | not known' in card
+    assert 'started from openlab/mobilenet-v2' in card and 'whole: **no**' in card
+    # and only the path itself is taken out of the config
+    assert "--set 'load_from=WEIGHTS'" in card
 
 
 def test_weights_that_anyone_can_fetch_stay_in_the_config(run_from):

@@ -25,7 +25,7 @@ def test_without_a_tag_an_entry_is_found_where_all_have_the_same_terms():
 
 
 def test_a_path_is_called_by_its_end_alone():
-    [base] = bases_of({'load_from': {'source': '/home/someone/wd/checkpoints/best'}})
+    [base] = bases_of({'load_from': {'source': '/data/someone/wd/checkpoints/best'}})
     assert base.is_local and base.entry is None and base.name == 'best'
     assert base.setting == 'load_from.source'
 
