@@ -9,6 +9,7 @@ import logging
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,7 +214,7 @@ def _checkpoint(source: Path) -> Path:
 
 def _bases(config: Mapping[str, Any], told: str | None) -> list[Base]:
     """What the weights were made from: by the config, and by whoever publishes them."""
-    found = bases_of(config)
+    found = _with_ancestors(bases_of(config))
     if told is not None:
         base = base_of_entry(told)
         # It says what the file is that the training started from.
@@ -225,6 +226,24 @@ def _bases(config: Mapping[str, Any], told: str | None) -> list[Base]:
             '%s names %s, whose licence and training data the zoo does not know; so the card '
             'cannot say yes to commercial use. --base NAME says which entry the training started '
             'from', unknown.setting, unknown.source)
+    return found
+
+
+def _with_ancestors(bases: Sequence[Base], seen: frozenset[str] = frozenset()) -> list[Base]:
+    """The bases, each followed by those of its own training as far as its checkpoint is here."""
+    found: list[Base] = []
+    for base in bases:
+        found.append(base)
+        if not base.is_local or base.source in seen:
+            continue
+        try:
+            checkpoint = resolve_checkpoint(base.source.removeprefix('file://'))
+        except FileNotFoundError:
+            continue  # it is unknown all the same, which the card says
+        if checkpoint.is_dir() or checkpoint.suffix == '.safetensors':
+            inner = bases_of(read_metadata(checkpoint).get('config') or {})
+            found += _with_ancestors([replace(b, steps=base.steps) for b in inner],
+                                     seen | {base.source})
     return found
 
 
