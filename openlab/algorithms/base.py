@@ -24,9 +24,12 @@ class Algorithm(nn.Module, ABC):
     Attributes:
         needs_maps: whether the backbone has to give feature maps of certain strides; a
             classifier takes whatever it is that a network gives.
+        gives_features: whether predictions are features, which say nothing of an image until
+            they are compared with others or a head is trained on them.
     """
 
     needs_maps: ClassVar[bool] = True
+    gives_features: ClassVar[bool] = False
 
     def __init__(self, preprocessor: nn.Module | None = None):
         super().__init__()

@@ -142,9 +142,27 @@ def _layer_embedder(model: nn.Module, layer: str) -> Callable[[Any], Tensor]:
             model(inputs)
         finally:
             handle.remove()
+        if not found:
+            raise ValueError(
+                f'{type(model).__name__} has a layer {layer!r}, but does not run it to make '
+                f'features; layers that it runs: {", ".join(_layers_that_run(model, inputs))}')
         return found[-1]
 
     return embed
+
+
+def _layers_that_run(model: nn.Module, inputs: Any) -> list[str]:
+    """Names of modules, down to the third level, that one pass goes through."""
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, ___, name=name: ran.append(name))
+        for name, module in model.named_modules() if name and name.count('.') < 3]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sorted(set(ran))
 
 
 def _pooled(output: Tensor | Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openlab.apis.inference import Inferencer
 
 HELP = 'run a model on images, folders, globs or videos'
 
@@ -50,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     model = Inferencer(args.model, args.weights, device=args.device, classes=args.classes,
                        precision=args.precision, overrides=args.overrides,
                        gallery=args.gallery)
+    if args.gallery is None:
+        _check_answers(model, args.model)
     print(model.report.summary(), file=sys.stderr)
     results = [
         plain_result(sample, args.topk)
@@ -70,6 +75,21 @@ def run(args: argparse.Namespace) -> int:
     if model.results_file is not None:
         print(f'saved {model.results_file}', file=sys.stderr)
     return 1 if model.skipped else 0
+
+
+def _check_answers(model: Inferencer, name: str) -> None:
+    """Refuse a network that has only features to print.
+
+    Raises:
+        ValueError: with what such a network is good for.
+    """
+    network = model.model
+    if getattr(network, 'gives_features', False):
+        raise ValueError(
+            f'{name} is a {type(network).__name__}, which gives features and no answer, so that '
+            f'it says nothing of an image by itself; openlab train CONFIG --load-from {name} '
+            f'--replace-head trains a head on it, openlab probe CONFIG {name} measures what its '
+            f'features know, openlab infer {name} IMAGE --gallery FOLDER finds like images')
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -86,13 +86,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help='for the table, the page and what was measured')
     publish = todo.add_parser('publish', help='make a run ready to be given away')
     publish.add_argument('work_dir', metavar='WORK_DIR', help='folder of the run, or a checkpoint')
-    publish.add_argument('--out', metavar='DIR', help='by default WORK_DIR/published')
-    publish.add_argument('--name', help='name of the model; by default that of the config')
+    publish.add_argument('--out', metavar='DIR',
+                         help='by default published in the folder of the run')
+    publish.add_argument('--name', help='name of the model; by default the experiment_name of '
+                                        "the config, else the config's own name")
     publish.add_argument('--license', default='apache-2.0', help='of the weights')
     publish.add_argument('--data', nargs='+', default=[], metavar='DATASET',
                          help='what it learned from; by default the class of the training data')
     publish.add_argument('--base', metavar='NAME',
-                         help='entry of the zoo that it started from, for the chain of licences')
+                         help='entry of the zoo that it started from, for the chain of licences; '
+                              'by default what load_from and the like name')
     publish.add_argument('--push', metavar='ORG/REPO', help='upload to this Hugging Face hub')
     publish.add_argument('--public', action='store_true', help='make a new repository public')
 

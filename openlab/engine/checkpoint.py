@@ -401,6 +401,7 @@ def describe_run(runner: Runner) -> dict[str, Any]:
     return {
         'openlab': openlab.__version__,
         'config': config,
+        'config_name': Path(getattr(cfg, 'filename', None) or '').stem or None,
         'classes': list(meta.get('classes', ())),
         'category_ids': meta.get('category_ids'),
         'preprocessing': _preprocessing(config),

@@ -351,7 +351,8 @@ def _what_is_near(path: Path) -> str:
     parent = path if path.is_dir() else path.parent
     parent = checkpoints_in(parent)
     names = [folder.name for folder in checkpoint_folders(parent)]
-    names += [file.stem for file in sorted(parent.glob('*.json'))]
+    names += [file.stem for file in sorted(parent.glob('*.json'))
+              if read_pointer(parent, file.stem) is not None]
     if names:
         return f'{parent} holds {", ".join(names)}'
     return 'give a checkpoint folder, a .safetensors, .pth or .pt file, or the work_dir of a run'

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlparse
 
+from openlab.zoo.bases import Base
 from openlab.zoo.download import MIRROR_VARIABLE, SILENT_HOSTS
 from openlab.zoo.index import OWN, files_of
-from openlab.zoo.terms import judge, terms_of_data, terms_of_license
+from openlab.zoo.terms import NOT_KNOWN, Terms, judge, terms_of_data, terms_of_license
 
 COMMERCIAL = {True: 'yes', False: 'no', None: 'unclear'}
 
@@ -88,18 +89,16 @@ def result_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def licence_chain(license_name: str | None, data: Sequence[str],
-                  base: Mapping[str, Any] | None = None) -> str:
+                  bases: Sequence[Base] = ()) -> str:
     """From the weights' licence to the terms of all that they learned from, as a section."""
     terms = terms_of_license(license_name)
-    rows = [('weights', terms.name, terms)]
-    if base is not None:
-        rows.append((f'started from {base["name"]}', base.get('license') or 'not stated',
-                     terms_of_license(base.get('license'))))
-        data = list(dict.fromkeys([*data, *base.get('training_data', ())]))
+    known = [base.entry for base in bases if base.entry is not None]
+    rows = [('weights', terms.name, terms), *map(_row_of_base, bases)]
+    data = list(dict.fromkeys([*data, *(d for e in known for d in e.get('training_data', ()))]))
     rows += [('training data', name, terms_of_data(name)) for name in data]
-    licenses = [license_name, base.get('license')] if base is not None else [license_name]
-    verdicts = [judge(name, data) for name in licenses]
-    words = [v.commercial for v in verdicts]
+    verdicts = [judge(license_name, data)]
+    verdicts += [judge(base.get('license'), base.get('training_data', ())) for base in known]
+    words = [v.commercial for v in verdicts] + [None] * (len(bases) - len(known))
     overall = False if False in words else None if None in words else True
     table = '\n'.join(f'| {what} | {name} | {COMMERCIAL[t.commercial]} | {t.why} |'
                       for what, name, t in rows)
@@ -107,6 +106,15 @@ def licence_chain(license_name: str | None, data: Sequence[str],
     return ('\n## Licences\n\n| part | terms | commercial use | why |\n|---|---|---|---|\n'
             f'{table}\n{missing}\nCommercial use of the whole: **{COMMERCIAL[overall]}**. This is '
             'a summary and no legal advice.\n')
+
+
+def _row_of_base(base: Base) -> tuple[str, str, Terms]:
+    what = f'{base.role} {base.name}'
+    if base.entry is None:
+        return what, NOT_KNOWN, Terms(
+            NOT_KNOWN, None, 'licence and training data of these weights are not known')
+    name = base.entry.get('license')
+    return what, name or 'not stated', terms_of_license(name)
 
 
 def _preprocessing_text(preprocessing: Mapping[str, Any] | None) -> str:

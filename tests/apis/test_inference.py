@@ -414,6 +414,29 @@ def test_a_search_writes_what_it_found_and_draws_it(search, folder, tmp_path):
     assert red.any() and green.any() and not blue.any()  # the query and two of three
 
 
+class FeaturesAlone(ChannelMeans):
+    """Its predictions are for others to compare."""
+
+    gives_features = True
+
+
+def test_the_command_refuses_features_alone_and_says_what_they_are_good_for(
+        tmp_path, folder, capsys):
+    path = f'{FeaturesAlone.__module__}.{FeaturesAlone.__qualname__}'
+    parts = CheckpointParts(
+        model={'scale': torch.ones(())}, trainer={}, position={'iter': 1},
+        metadata={'config': {**CONFIG, 'model': {**CONFIG['model'], 'type': path}}})
+    run = save_checkpoint(parts, tmp_path / 'run' / 'checkpoints' / 'iter_00000001')
+    words = ['infer', str(run), str(folder / 'a.png'), '--device', 'cpu']
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert not out and 'says nothing of an image by itself' in err
+    for way in ('--replace-head', 'openlab probe', '--gallery'):
+        assert way in err
+    assert main([*words, '--gallery', str(folder)]) == 0
+    assert 'a.png 1.000' in capsys.readouterr().out
+
+
 def test_an_empty_gallery_is_refused(tmp_path, folder):
     cfg = {**CONFIG, 'model': {**CONFIG['model'], 'type': ChannelMeans}}
     with pytest.raises(ValueError, match='gallery holds no image'):

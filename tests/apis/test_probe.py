@@ -159,6 +159,13 @@ def test_features_are_the_pooled_output_in_the_order_of_the_data(quickstart):
         torch.testing.assert_close(logits, model(inputs))
 
 
+def test_a_layer_that_makes_no_features_is_named_with_those_that_do(capsys):
+    assert main(['probe', 'quickstart/selfsup', '--layer', 'projector', '--max-batches', '1']) == 2
+    message = capsys.readouterr().err
+    assert "SimCLR has a layer 'projector', but does not run it" in message
+    assert 'backbone.stages.0' in message and 'pool' in message
+
+
 def test_the_command_probes_and_writes_what_it_prints(quickstart, tmp_path, capsys):
     out = tmp_path / 'probe.json'
     assert main(['probe', 'quickstart/classification', '--max-batches', '2', '--k', '5',

@@ -133,5 +133,13 @@ def test_a_name_of_the_zoo_is_answered_with_its_address(name, tmp_path, monkeypa
 def test_a_path_without_checkpoint_says_what_is_there(tmp_path):
     parent = tmp_path / 'checkpoints'
     write_pointer(parent, 'last', checkpoint(parent / 'epoch_0002'))
-    with pytest.raises(FileNotFoundError, match='holds epoch_0002, last'):
+    (parent / 'notes.json').write_text('{"accuracy": 0.5}')
+    with pytest.raises(FileNotFoundError, match=r'holds epoch_0002, last$'):
         resolve_checkpoint(parent / 'best')
+
+
+def test_files_of_results_are_not_taken_for_checkpoints(tmp_path):
+    (tmp_path / 'results.json').write_text('{"results": []}')
+    with pytest.raises(FileNotFoundError, match='give a checkpoint folder') as error:
+        resolve_checkpoint(tmp_path)
+    assert 'holds' not in str(error.value)

@@ -34,6 +34,8 @@ class ImageRetriever(Algorithm):
         preprocessor: see ``Algorithm``.
     """
 
+    gives_features = True
+
     gallery: Tensor | None
     gallery_labels: Tensor | None
 

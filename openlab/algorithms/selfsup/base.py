@@ -27,6 +27,8 @@ class SelfSupervised(Algorithm):
         preprocessor: see ``Algorithm``.
     """
 
+    gives_features = True
+
     def __init__(self, backbone: nn.Module, preprocessor: nn.Module | None = None):
         super().__init__(preprocessor)
         self.backbone: Any = backbone
