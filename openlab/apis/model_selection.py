@@ -292,6 +292,9 @@ class Selection:
             linear probe, or neighbours where a class has under five images.
         device: where; by default the one this machine has.
         seed: of the parts in cross-validation.
+
+    Raises:
+        ValueError: if this machine has no such device.
     """
 
     def __init__(self, images: LabelledImages, limits: Limits, out_dir: str | Path,
@@ -301,7 +304,7 @@ class Selection:
         self.limits = limits
         self.file = Path(out_dir) / RESULTS_FILE
         self.method = method
-        self.device = torch.device(device) if device is not None else chips.get_device()
+        self.device = chips.get_device() if device is None else chips.check_device(device)
         self.seed = seed
         self._key = [images.fingerprint, method, str(self.device), seed]
         self._begin = time.monotonic()

