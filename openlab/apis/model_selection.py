@@ -154,13 +154,18 @@ def read_images(folder: str | Path, max_images: int = 2000, seed: int = 0) -> La
 
     Args:
         folder: with one folder for each class.
-        max_images: how many to use at most; each class keeps its share.
+        max_images: how many to use at most; each class keeps its share, and two at least.
         seed: of the drawing.
 
     Raises:
         DataError: if there are no class folders, fewer than two classes, or a class with a
             single image.
+        ValueError: if ``max_images`` or ``seed`` is no such number.
     """
+    if max_images < 1:
+        raise ValueError(f'max_images={max_images}; accepted: a whole number of 1 or more')
+    if seed < 0:
+        raise ValueError(f'seed={seed}; accepted: a whole number of 0 or more')
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f'no such folder: {folder}')

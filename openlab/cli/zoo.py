@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -70,15 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picking.add_argument('--max-params', metavar='N', help='such as 30M')
     picking.add_argument('--budget', type=_positive, default=10.0, metavar='MINUTES',
                          help='for the whole selection; 10 by default')
-    picking.add_argument('--max-images', type=int, default=2000, metavar='N',
-                         help='images to use at most, drawn evenly; 2000 by default')
+    picking.add_argument('--max-images', type=lambda text: _whole(text, 1), default=2000,
+                         metavar='N', help='images to use at most, drawn evenly, but two of each '
+                                           'class at least; 2000 by default')
     picking.add_argument('--method', choices=('zero-shot', 'linear', 'knn'),
                          help='by default zero-shot where a model knows all classes, else linear; '
                               'knn where a class has under five images')
     picking.add_argument('--family', help='part of the name of the algorithm or architecture')
     picking.add_argument('--source', help='project that published it, such as timm')
     picking.add_argument('--device', help='by default the one this machine has')
-    picking.add_argument('--seed', type=int, default=0, help='of drawing and cross-validation')
+    picking.add_argument('--seed', type=lambda text: _whole(text, 0, 2**32 - 1), default=0,
+                         metavar='N', help='of drawing and cross-validation')
     picking.add_argument('--out', default='work_dirs/zoo_select', metavar='DIR',
                          help='for the table, the page and what was measured')
     publish = todo.add_parser('publish', help='make a run ready to be given away')
@@ -354,10 +357,22 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
+        raise argparse.ArgumentTypeError(f'got {text!r}; accepted: a number above 0, such as 2.5')
     return value
+
+
+def _whole(text: str, low: int, high: int | None = None) -> int:
+    """A whole number that is not below ``low`` nor above ``high``."""
+    is_number = re.fullmatch(r'\s*[+-]?\d+\s*', text) is not None
+    if not is_number or int(text) < low or (high is not None and int(text) > high):
+        bounds = f'of {low} or more' if high is None else f'from {low} to {high}'
+        raise argparse.ArgumentTypeError(f'got {text!r}; accepted: a whole number {bounds}')
+    return int(text)
 
 
 def _select(args: argparse.Namespace) -> int:

