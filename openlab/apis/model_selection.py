@@ -33,8 +33,10 @@ from openlab.apis.model_stats import input_shape_of, measure
 from openlab.apis.probe import linear_probe
 from openlab.config.build import build
 from openlab.data.collate import collate
+from openlab.data.datasets.base import preview
 from openlab.data.datasets.image_folder import ImageFolder
 from openlab.data.errors import DataError
+from openlab.data.layout import folders_of_parts
 from openlab.data.transforms.base import Compose
 from openlab.data.transforms.loading import decode_image, read_file
 from openlab.engine.loading import load_weights
@@ -133,6 +135,7 @@ class LabelledImages:
         classes: names, the folders' in alphabetical order.
         left_out: how many readable images the folder may have beyond ``paths``.
         unreadable: what is wrong with each image that cannot be read.
+        note: which part of a divided folder they are; empty where it is not divided.
     """
 
     paths: list[str]
@@ -140,6 +143,7 @@ class LabelledImages:
     classes: tuple[str, ...]
     left_out: int = 0
     unreadable: list[str] = field(default_factory=list)
+    note: str = ''
 
     @property
     def fingerprint(self) -> str:
@@ -152,8 +156,11 @@ class LabelledImages:
 def read_images(folder: str | Path, max_images: int = 2000, seed: int = 0) -> LabelledImages:
     """Read ``FOLDER/CLASS/image``; an evenly drawn part of it where it is large.
 
+    Of ``FOLDER/train/CLASS/image`` and ``FOLDER/val/CLASS/image`` the part for validation is
+    read, else that for tests.
+
     Args:
-        folder: with one folder for each class.
+        folder: with one folder for each class, or such a folder for each part.
         max_images: how many to use at most; each class keeps its share, and two at least.
         seed: of the drawing.
 
@@ -169,6 +176,7 @@ def read_images(folder: str | Path, max_images: int = 2000, seed: int = 0) -> La
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f'no such folder: {folder}')
+    folder, note = _undivided(folder)
     dataset = ImageFolder(data_root=folder)
     labels = np.asarray(dataset.labels())
     names = tuple(dataset.metainfo['classes'])
@@ -185,8 +193,32 @@ def read_images(folder: str | Path, max_images: int = 2000, seed: int = 0) -> La
     paths = [str(dataset.resolve_path(dataset.get_info(int(i))['img_path'])) for i in keep]
     index = {old: new for new, old in enumerate(classes)}
     images = LabelledImages(paths, np.array([index[int(labels[i])] for i in keep]),
-                            tuple(names[i] for i in classes), len(labels) - len(keep))
+                            tuple(names[i] for i in classes), len(labels) - len(keep), note=note)
     return _readable(images)
+
+
+def _undivided(folder: Path) -> tuple[Path, str]:
+    """The folder of classes, and which part it is where ``folder`` is divided into parts.
+
+    A single folder ``train`` among others is a class, such as one of vehicles.
+    """
+    parts = folders_of_parts(folder)
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != '.')
+    if not parts or (len(parts) == 1 and len(inner) > 1):
+        return folder, ''
+    if not any(p.is_dir() for part in parts.values() for p in part.iterdir()):
+        if len(parts) < len(inner):
+            return folder, ''
+        raise DataError(f'{folder} is divided into {preview([p.name for p in inner])}, which have '
+                        'no class folders; wanted are FOLDER/CLASS/image or, of one part, '
+                        '--data FOLDER/val with val/CLASS/image')
+    # Where the owner of the images measures, so that accuracies can be compared.
+    chosen = next(parts[part] for part in ('val', 'test', 'train') if part in parts)
+    others = [p.name for p in parts.values() if p != chosen]
+    note = f'only {chosen.name} of {folder} is used'
+    if others:
+        note += f', not {preview(others)}; --data {folder / others[0]} takes another part'
+    return chosen, note
 
 
 def _readable(images: LabelledImages) -> LabelledImages:

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     card.add_argument('--out', metavar='FILE', help='by default standard output')
     picking = todo.add_parser('select', help='measure candidates on images of your own, and rank '
                                              'them')
-    picking.add_argument('--data', required=True, metavar='FOLDER', help='FOLDER/CLASS/image')
+    picking.add_argument('--data', required=True, metavar='FOLDER',
+                         help='FOLDER/CLASS/image; of FOLDER/train and FOLDER/val, val is taken')
     picking.add_argument('--task', default='classification', choices=('classification',))
     picking.add_argument('--candidates', nargs='+', default=[], metavar='NAME',
                          help='entries to measure; by default all that run and pass the filters')
@@ -403,7 +404,8 @@ def _select(args: argparse.Namespace) -> int:
     images = read_images(args.data, args.max_images, args.seed)
     about = (f'{len(images.paths)} images of {len(images.classes)} classes'
              + (f', {len(images.unreadable)} unreadable' if images.unreadable else '')
-             + (f', {images.left_out} more not used' if images.left_out else ''))
+             + (f', {images.left_out} more not used' if images.left_out else '')
+             + (f' ({images.note})' if images.note else ''))
     print(about, file=sys.stderr)
     for problem in images.unreadable[:5]:
         print(f'  left out: {problem}', file=sys.stderr)

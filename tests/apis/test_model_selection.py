@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -87,6 +88,30 @@ def test_folders_that_cannot_be_measured_on_say_why(tmp_path, counts, message):
         read_images(folder_of_images(tmp_path / 'd', counts))
     with pytest.raises(DataError, match='no such folder'):
         read_images(tmp_path / 'nothing')
+
+
+@pytest.mark.parametrize(('parts', 'chosen'), [
+    (('train', 'val', 'test'), 'val'), (('train', 'Valid'), 'Valid'), (('train', 'test'), 'test'),
+    (('train', 'val', 'extra'), 'val'), (('train',), 'train')])
+def test_of_a_divided_folder_one_part_is_used_and_named(tmp_path, parts, chosen):
+    for part in parts:
+        folder_of_images(tmp_path / part, {'red': 2, 'green': 3})
+    images = read_images(tmp_path)
+    assert images.classes == ('green', 'red') and len(images.paths) == 5
+    assert {Path(path).parents[1].name for path in images.paths} == {chosen}
+    assert f'only {chosen} of {tmp_path} is used' in images.note
+
+
+def test_a_folder_named_train_may_be_a_class(tmp_path):
+    folder_of_images(tmp_path, {'bus': 2, 'train': 2})
+    folder_of_images(tmp_path / 'train', {'steam': 2})
+    images = read_images(tmp_path)
+    assert images.classes == ('bus', 'train') and len(images.paths) == 6 and images.note == ''
+
+
+def test_parts_without_class_folders_are_no_classes(tmp_path):
+    with pytest.raises(DataError, match='divided into train, val, which have no class folders'):
+        read_images(folder_of_images(tmp_path / 'd', {'train': 2, 'val': 2}))
 
 
 def test_candidates_come_by_fronts_of_published_accuracy_over_size():
