@@ -56,6 +56,7 @@ Status = Literal['measured', 'too slow', 'failed', 'not measured']
 # Features are as good for one's own classes as a classifier is.
 TASKS = {'classification': ('image classification', 'representation learning')}
 RESULTS_FILE = 'results.jsonl'
+PROCEDURE = 2  # counts up when the same images would give another accuracy
 
 NEIGHBOURS = 10
 MIN_PER_CLASS = 5  # with fewer images of a class its neighbours say more than a fitted plane
@@ -73,6 +74,7 @@ class Measured:
         status: ``measured``; or ``too slow``, ``failed``, ``not measured``, for ``reason``.
         reason: why there is no accuracy.
         method: how the accuracy was measured.
+        matched: zero-shot, which of the model's classes were taken for each of the user's.
         accuracy: share of the images whose class was told rightly.
         low: lower end of its 95 % confidence interval (Wilson).
         high: upper end.
@@ -94,6 +96,7 @@ class Measured:
     status: Status = 'not measured'
     reason: str = ''
     method: str = ''
+    matched: str = ''
     accuracy: float | None = None
     low: float | None = None
     high: float | None = None
@@ -325,8 +328,9 @@ class Selection:
         images: labelled images.
         limits: latency and time.
         out_dir: for ``results.jsonl``.
-        method: how to measure; by default zero-shot where a model knows all classes, else a
-            linear probe, or neighbours where a class has under five images.
+        method: how to measure; by default zero-shot where a model reads texts or has a class of
+            the same name for each, else a linear probe, or neighbours where a class has under
+            five images. With ``zero-shot``, kinds of a class by name stand for it.
         device: where; by default the one this machine has.
         seed: of the parts in cross-validation.
 
@@ -343,7 +347,7 @@ class Selection:
         self.method = method
         self.device = chips.get_device() if device is None else chips.check_device(device)
         self.seed = seed
-        self._key = [images.fingerprint, method, str(self.device), seed]
+        self._key = [PROCEDURE, images.fingerprint, method, str(self.device), seed]
         self._begin = time.monotonic()
         self._dead_hosts: dict[str, str] = {}
 
@@ -422,8 +426,7 @@ class Selection:
     def _accuracy(self, known: Measured, model: nn.Module, cfg: Mapping[str, Any]) -> Measured:
         pipeline = Compose(inference_pipeline(cfg))
         model.to(self.device).eval()
-        columns = ([[i] for i in range(len(self.images.classes))] if hasattr(model, 'describe')
-                   else matching_classes(self.images.classes, classes_of(entry(known.name))))
+        columns, matched = self._columns(known.name, model)
         method = self.method or ('zero-shot' if columns is not None else self._probe_method())
         if method == 'zero-shot' and columns is None:
             return replace(known, reason='does not know all classes of the images, so it cannot '
@@ -435,6 +438,7 @@ class Selection:
             assert columns is not None
             scores = torch.stack([probs[:, c].sum(1) for c in columns], 1)
             told = scores.argmax(1)
+            known = replace(known, matched=matched)
         elif method == 'linear probe':
             told = linear_predictions(feats, labels, self.seed)
         else:
@@ -443,6 +447,20 @@ class Selection:
         low, high = wilson_interval(correct, len(labels))
         return replace(known, status='measured', method=method, accuracy=correct / len(labels),
                        low=low, high=high, correct=correct, total=len(labels))
+
+    def _columns(self, name: str, model: nn.Module) -> tuple[list[list[int]] | None, str]:
+        """What tells each class zero-shot, in numbers and in words; None if nothing does."""
+        wanted = self.images.classes
+        if hasattr(model, 'describe'):
+            return [[i] for i in range(len(wanted))], ''
+        known = classes_of(entry(name))
+        # A guess at what is a kind of what is for the user to ask for.
+        columns = matching_classes(wanted, known, with_kinds=self.method == 'zero-shot')
+        if columns is None:
+            return None, ''
+        return columns, '; '.join(
+            f'{own} = {" + ".join(known[i].partition(",")[0] for i in found)}'
+            for own, found in zip(wanted, columns, strict=True))
 
     def _probe_method(self) -> Method:
         return 'linear probe' if np.bincount(self.images.labels).min() >= MIN_PER_CLASS else 'k-NN'
@@ -532,12 +550,19 @@ def _embedding(model: Any, inputs: Tensor) -> Tensor:
     return last.mean((2, 3)) if last.ndim == 4 else last
 
 
-def matching_classes(wanted: Sequence[str], known: Sequence[str]) -> list[list[int]] | None:
+def matching_classes(wanted: Sequence[str], known: Sequence[str], with_kinds: bool = False
+                     ) -> list[list[int]] | None:
     """Columns of a model's classes that mean each of the user's.
 
-    A class of the user's is the one of the same name, or all those that are kinds of it by name
-    (``cat``: ``Persian cat``, ``tiger cat``). Case, ``_`` and ``-`` make no difference, and a
-    name may list synonyms after commas.
+    A class of the user's is the one of the same name. Case, ``_``, ``-`` and a plural make no
+    difference, and a name may list synonyms after commas.
+
+    Args:
+        wanted: the user's classes.
+        known: the model's.
+        with_kinds: where no name is the same, take all that are kinds of it by name (``cat``:
+            ``Persian cat``, ``tiger cat``). This misses kinds of another name (``tabby``), and
+            takes what only sounds like one (``Madagascar cat``).
 
     Returns:
         Columns of each class; None if one has none, or two share one.
@@ -546,15 +571,21 @@ def matching_classes(wanted: Sequence[str], known: Sequence[str]) -> list[list[i
     columns = []
     for name in map(_plain, wanted):
         same = [i for i, parts in enumerate(names) if name in parts]
-        kinds = [i for i, parts in enumerate(names)
-                 if any(part.endswith(f' {name}') for part in parts)]
-        columns.append(same or kinds)
+        plural = [i for i, parts in enumerate(names)
+                  if any(name in _plurals(part) or part in _plurals(name) for part in parts)]
+        kinds = [i for i, parts in enumerate(names) if with_kinds
+                 and any(part.endswith(f' {name}') for part in parts)]
+        columns.append(same or plural or kinds)
     used = [i for found in columns for i in found]
     return None if not all(columns) or len(used) > len(set(used)) else columns
 
 
 def _plain(name: str) -> str:
     return re.sub(r'[\s_-]+', ' ', name.strip().lower())
+
+
+def _plurals(name: str) -> tuple[str, ...]:
+    return (f'{name}s', f'{name}es', *([f'{name[:-1]}ies'] if name.endswith('y') else []))
 
 
 def linear_predictions(feats: Tensor, labels: Tensor, seed: int = 0) -> Tensor:

@@ -76,8 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          metavar='N', help='images to use at most, drawn evenly, but two of each '
                                            'class at least; 2000 by default')
     picking.add_argument('--method', choices=('zero-shot', 'linear', 'knn'),
-                         help='by default zero-shot where a model knows all classes, else linear; '
-                              'knn where a class has under five images')
+                         help='by default zero-shot where a model reads texts or has classes of '
+                              'the same names, else linear; knn where a class has under five '
+                              'images. zero-shot also takes kinds: tiger cat for cat')
     picking.add_argument('--family', help='part of the name of the algorithm or architecture')
     picking.add_argument('--source', help='project that published it, such as timm')
     picking.add_argument('--device', help='by default the one this machine has')
@@ -438,6 +439,8 @@ def _with_progress(results: Any, total: int) -> list[Any]:
 
 
 def _tell_ranking(found: list[Any], out: Any) -> int:
+    from openlab.data.datasets.base import preview
+
     measured = [one for one in found if one.status == 'measured']
     words = {True: 'yes', False: 'no', None: 'unclear'}
     cells: list[tuple[str, ...]] = [('', 'name', 'accuracy', '95 % interval', 'latency', 'params',
@@ -450,6 +453,12 @@ def _tell_ranking(found: list[Any], out: Any) -> int:
     if measured:
         print(_table(cells))
         print('* no other model is both faster and more accurate')
+    for text in dict.fromkeys(one.matched for one in measured if one.matched):
+        names = [one.name for one in measured if one.matched == text]
+        pairs = text.split('; ')
+        more = f'; {len(pairs) - 20} more in the table' if len(pairs) > 20 else ''
+        print(f'zero-shot, your class = those of {preview(names, 3)}: '
+              f'{"; ".join(pairs[:20])}{more}')
     reasons = Counter(f'{one.status}: {one.reason}' for one in found if one.status != 'measured')
     for reason, count in reasons.most_common(8):
         print(f'{count:5}  {reason}', file=sys.stderr)

