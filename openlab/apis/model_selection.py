@@ -374,8 +374,11 @@ class Selection:
         if self._left() <= 0:
             return f'the budget of {self.limits.minutes:g} minutes was used up'
         hosts = _hosts(row)
-        if hosts and all(host in self._dead_hosts for host in hosts):
-            return self._dead_hosts[next(iter(hosts))]
+        if hosts and hosts <= self._dead_hosts.keys():
+            try:  # the cache or a mirror may have it, before time goes into its latency
+                fetch_weights(row.name, progress=None, skip_hosts=self._dead_hosts)
+            except DownloadError:
+                return self._dead_hosts[min(hosts)]
         return ''
 
     def _measured(self, row: Row) -> Measured:
@@ -396,11 +399,14 @@ class Selection:
             if needed > self._left():
                 return replace(known, reason=f'would take about {needed / 60:.1f} minutes, more '
                                              'than what is left of the budget')
-            load_weights(part_of(entry(row.name), model), fetch_weights(row.name, progress=None)[0])
+            files = fetch_weights(row.name, progress=None, skip_hosts=self._dead_hosts)
+            load_weights(part_of(entry(row.name), model), files[0])
             if hasattr(model, 'describe'):
                 model.describe(self.images.classes)  # now that texts mean something
         except (DownloadError, FileNotFoundError, ImportError) as error:
-            self._remember(row, error)
+            for host in getattr(error, 'dead_hosts', ()):
+                self._dead_hosts[host] = f'weights: {host} did not answer before: ' + (
+                    _first_line(error))
             return replace(known, status='failed', reason=f'weights: {_first_line(error)}')
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             return replace(known, status='failed', reason=_first_line(error))
@@ -464,12 +470,6 @@ class Selection:
 
     def _probe_method(self) -> Method:
         return 'linear probe' if np.bincount(self.images.labels).min() >= MIN_PER_CLASS else 'k-NN'
-
-    def _remember(self, row: Row, error: Exception) -> None:
-        if isinstance(error, DownloadError):
-            for host in _hosts(row):
-                self._dead_hosts.setdefault(host, f'weights: {host} gave nothing before: '
-                                                  f'{_first_line(error)}')
 
     def _keep(self, found: Measured) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)

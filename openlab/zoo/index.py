@@ -12,7 +12,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -206,8 +206,14 @@ def files_of(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{key: model[key] for key in ('weights', 'size', 'sha256') if model.get(key)}]
 
 
-def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
+def fetch_weights(name: str, progress: bool | None = None,
+                  skip_hosts: Collection[str] = ()) -> list[Path]:
     """The files of an entry's weights, downloaded where they have to be.
+
+    Args:
+        name: of the entry.
+        progress: show a bar; by default on a terminal.
+        skip_hosts: hosts that are not asked, as they were dead before.
 
     Raises:
         ValueError: if there is no such entry, or it has no weights.
@@ -220,7 +226,7 @@ def fetch_weights(name: str, progress: bool | None = None) -> list[Path]:
     if not files:
         raise ValueError(f'{model["name"]}: its source published no weights')
     return [fetch(file['weights'], size=file.get('size'), sha256=file.get('sha256'),
-                  progress=progress) for file in files]
+                  progress=progress, skip_hosts=skip_hosts) for file in files]
 
 
 def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:

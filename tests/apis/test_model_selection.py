@@ -1,6 +1,9 @@
 import csv
 import json
+import threading
 from dataclasses import asdict
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from openlab.apis import model_selection
@@ -26,6 +30,7 @@ from openlab.apis.model_selection import (
 from openlab.cli import main
 from openlab.data.errors import DataError
 from openlab.visualization.selection_page import write_page
+from openlab.zoo import download, index
 from openlab.zoo.index import Wanted
 from openlab.zoo.recipe import recipe_of
 
@@ -173,16 +178,76 @@ def test_the_page_and_the_table_hold_all_candidates_and_escape_names(tmp_path):
     assert rows[2]['accuracy'] == '' and rows[2]['reason'] == '<404>'
 
 
-def test_a_host_that_failed_is_not_asked_for_each_candidate(tmp_path, monkeypatch):
-    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+@pytest.fixture
+def dead_host(tmp_path, monkeypatch):
+    """All entries of torchvision lie at an address where nothing listens."""
     monkeypatch.setenv('OPENLAB_CACHE', str(tmp_path / 'cache'))
-    images = read_images(folder_of_images(tmp_path / 'd', {'a': 2, 'b': 2}))
-    found, _ = candidates(Wanted(), Limits(), ['torchvision/mobilenet_v2.IMAGENET1K_V1',
-                                                'torchvision/shufflenet_v2_x0_5.IMAGENET1K_V1'])
-    selection = Selection(images, Limits(), tmp_path / 'out')
-    first, second = selection.run(found)
-    assert first.status == 'failed' and 'weights:' in first.reason
-    assert second.status == 'not measured' and 'gave nothing before' in second.reason
+    monkeypatch.setattr(download, 'Patience', lambda **_: PATIENCE)
+    monkeypatch.setattr(index, 'files_of', lambda model: moved_to(model, '127.0.0.1:9'))
+    monkeypatch.setattr(model_selection, 'files_of', index.files_of)
+
+
+PATIENCE = download.Patience(timeout=5, retries=0)
+FILES_OF = index.files_of
+
+
+def moved_to(model, host):
+    return [{**file, 'weights': [f'http://{host}/{address.rpartition("/")[2]}'
+                                 for address in file['weights']]} for file in FILES_OF(model)]
+
+
+TWO = ['torchvision/mobilenet_v2.IMAGENET1K_V1', 'torchvision/shufflenet_v2_x0_5.IMAGENET1K_V1']
+
+
+def outcomes(tmp_path, names=TWO):
+    if not (tmp_path / 'd').exists():
+        folder_of_images(tmp_path / 'd', {'a': 2, 'b': 2})
+    found, _ = candidates(Wanted(), Limits(), names)
+    return list(Selection(read_images(tmp_path / 'd'), Limits(), tmp_path / 'out').run(found))
+
+
+def test_a_host_that_is_dead_is_not_asked_for_each_candidate(tmp_path, dead_host):
+    first, second = outcomes(tmp_path)
+    assert first.status == 'failed' and 'weights: http://127.0.0.1:9/' in first.reason
+    assert second.status == 'not measured' and second.latency_ms is None
+    assert '127.0.0.1:9 did not answer before: ' in second.reason
+
+
+@pytest.mark.parametrize('place', ['cache', 'mirror'])
+def test_weights_at_hand_are_measured_though_their_host_is_dead(
+        tmp_path, monkeypatch, dead_host, place):
+    (file,) = index.files_of(index.entry(TWO[1]))
+    weights = torchvision.models.shufflenet_v2_x0_5().state_dict()
+    path = tmp_path / 'mirror' / Path(file['weights'][0]).name
+    if place == 'cache':
+        path = download.cached_path(file['weights'][0])
+    path.parent.mkdir(parents=True)
+    torch.save(weights, path)
+    monkeypatch.setenv('OPENLAB_ZOO_MIRROR', str(tmp_path / 'mirror'))
+    # These weights are not those that were published: neither their size nor their hash fits.
+    monkeypatch.setattr(index, 'files_of', lambda model: [
+        {'weights': file['weights'], 'sha256': download.file_hash(path)}
+        if model['name'] == TWO[1] else file for file in moved_to(model, '127.0.0.1:9')])
+    first, second = outcomes(tmp_path)
+    assert (first.status, second.status) == ('failed', 'measured'), second.reason
+
+
+def test_a_file_that_is_missing_or_wrong_does_not_write_off_its_host(tmp_path, dead_host,
+                                                                     monkeypatch):
+    mirror = tmp_path / 'mirror'
+    mirror.mkdir()
+    (file,) = index.files_of(index.entry(TWO[0]))
+    (mirror / Path(file['weights'][0]).name).write_bytes(b'something else')
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(
+            SimpleHTTPRequestHandler, directory=str(mirror))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f'127.0.0.1:{server.server_port}'
+        monkeypatch.setattr(index, 'files_of', lambda model: moved_to(model, host))
+        monkeypatch.setattr(model_selection, 'files_of', index.files_of)
+        wrong, missing, again = outcomes(tmp_path, [*TWO, TWO[0]])
+        server.shutdown()
+    assert 'its sha256 starts with' in wrong.reason and 'no such file' in missing.reason
+    assert again.status == 'failed' and again.reason == wrong.reason
 
 
 def test_a_device_that_is_not_there_is_one_error_before_anything_is_measured(tmp_path, capsys):
@@ -279,7 +344,7 @@ def test_a_backbone_without_a_classifier_is_measured_by_its_features(tmp_path, m
     peer = timm.create_model('convnextv2_atto', num_classes=0)
     save_file(peer.state_dict(), tmp_path / 'weights.safetensors')
     monkeypatch.setattr(model_selection, 'fetch_weights',
-                        lambda _name, progress: [tmp_path / 'weights.safetensors'])
+                        lambda _name, **_: [tmp_path / 'weights.safetensors'])
     images = read_images(folder_of_images(tmp_path / 'd', {'red': 4, 'green': 4}))
     found, _ = candidates(Wanted(task=TASKS['classification']), Limits(), [name])
     (one,) = Selection(images, Limits(), tmp_path / 'out').run(found)
