@@ -44,7 +44,7 @@ from openlab.metrics.confidence import wilson_interval
 from openlab.metrics.neighbours import knn_votes
 from openlab.registry import MODELS
 from openlab.zoo.download import DownloadError
-from openlab.zoo.index import Row, Wanted, entry, fetch_weights, files_of, rows, select
+from openlab.zoo.index import Row, Wanted, entry, fetch_weights, files_of, find, rows, select
 from openlab.zoo.latencies import remember
 from openlab.zoo.recipe import classes_of, config_of, part_of
 
@@ -265,29 +265,60 @@ def candidates(wanted: Wanted, limits: Limits, names: Sequence[str] = ()
         wanted: filters; only entries that run are taken.
         limits: of size.
         names: measure just these.
+
+    Raises:
+        ValueError: if there is no entry of a name.
     """
     if names:
-        by_name = {row.name: row for row in rows()}
-        among = [by_name[entry(name)['name']] for name in names]
-    else:
-        among = [row for row in rows() if row.files == 1]
-    found = select(replace(wanted, status='runs'), among)
+        return _named(wanted, limits, names)
+    found = select(replace(wanted, status='runs'), [row for row in rows() if row.files == 1])
     excluded = [replace(_known(row), reason='; '.join(verdict.reasons))
                 for row, verdict in found.excluded]
     kept: list[Row] = []
     for row in found.rows:
-        if limits.params is not None and (row.params or 0) > limits.params:
+        if _is_large(row, limits):
             excluded.append(replace(_known(row), reason='has more parameters than asked for'))
         else:
             kept.append(row)
-    if names:
-        missing = {row.name for row in among} - {row.name for row in found.rows} - {
-            one.name for one in excluded}
-        for name in sorted(missing):
-            excluded.append(Measured(name, reason='is listed, but not proven to run, or a filter '
-                                                  'leaves it out'))
-        return kept, excluded
     return _by_fronts(kept), excluded
+
+
+def _named(wanted: Wanted, limits: Limits, names: Sequence[str]
+           ) -> tuple[list[Row], list[Measured]]:
+    """The entries of these names, and why others of them cannot be measured."""
+    kept, excluded = [], []
+    for row in dict.fromkeys(map(find, names)):
+        reasons = list(_obstacles(row, wanted, limits))
+        if reasons:
+            excluded.append(replace(_known(row), reason='; '.join(reasons)))
+        else:
+            kept.append(row)
+    return kept, excluded
+
+
+def _obstacles(row: Row, wanted: Wanted, limits: Limits) -> Iterator[str]:
+    """Everything that keeps an entry from being measured."""
+    tasks = [wanted.task] if isinstance(wanted.task, str) else wanted.task or ()
+    for test, reason in (
+            (Wanted(task=wanted.task),
+             f'is for {" and ".join(row.tasks) or "no task that is known"}, not for '
+             f'{" or ".join(tasks)}'),
+            (Wanted(status='runs'), 'is listed only: not proven to fit a config of openlab'),
+            (Wanted(source=wanted.source), f'comes from {row.source}, not from {wanted.source}'),
+            (Wanted(family=wanted.family), f'is of the family {row.family}, not {wanted.family}'),
+            (Wanted(license=wanted.license, with_unclear=wanted.with_unclear),
+             '; '.join(row.verdict.reasons) if wanted.license == 'commercial'
+             else f'has the licence {row.license or "not stated"}, not {wanted.license}')):
+        if not select(test, [row]).rows:
+            yield reason
+    if row.files != 1:
+        yield f'has {row.files or "no"} published files of weights; one is needed'
+    if _is_large(row, limits):
+        yield 'has more parameters than asked for'
+
+
+def _is_large(row: Row, limits: Limits) -> bool:
+    return limits.params is not None and (row.params or 0) > limits.params
 
 
 def _by_fronts(among: Sequence[Row]) -> list[Row]:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -400,6 +401,7 @@ def _select(args: argparse.Namespace) -> int:
     wanted = Wanted(task=TASKS[args.task], source=args.source, family=args.family,
                     license=args.license, with_unclear=args.with_unclear)
     _check_source(wanted)
+    _check_family(wanted, args.task)
     limits = Limits(args.max_latency_ms, args.max_params and as_number(args.max_params),
                     args.budget)
     images = read_images(args.data, args.max_images, args.seed)
@@ -412,9 +414,10 @@ def _select(args: argparse.Namespace) -> int:
         print(f'  left out: {problem}', file=sys.stderr)
     among, excluded = candidates(wanted, limits, args.candidates)
     if not among:
-        _tell_excluded([one.terms for one in excluded if one.terms])
-        raise ValueError(f'no entry that runs passes the filters '
-                         f'({len(excluded)} are excluded by terms or size)')
+        raise ValueError(_why_none(wanted, excluded, args.candidates))
+    if args.candidates:
+        for one in excluded:
+            print(f'  {one.name}: {one.reason}', file=sys.stderr)
     method = {None: None, 'zero-shot': METHODS[0], 'linear': METHODS[1], 'knn': METHODS[2]}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -425,6 +428,35 @@ def _select(args: argparse.Namespace) -> int:
                f'{about}, from {Path(args.data).name}; latency of one image on '
                f'{selection.device.type}.', [asdict(one) for one in found])
     return _tell_ranking(found, out)
+
+
+def _why_none(wanted: Wanted, excluded: Sequence[Any], names: Sequence[str]) -> str:
+    """Why nothing is left to measure: of each candidate that was named, else of the filters."""
+    if names:
+        return '\n'.join(['none of the candidates can be measured',
+                          *(f'  {one.name}: {one.reason}' for one in excluded)])
+    given = {'family': wanted.family, 'source': wanted.source, 'license': wanted.license}
+    text = ', '.join(f'{key} {value!r}' for key, value in given.items() if value)
+    counts = Counter(reason for one in excluded for reason in one.reason.split('; '))
+    return '\n'.join([f'no entry that runs passes the filters{text and ": "}{text}',
+                      *(f'  {count:5}  {reason}' for reason, count in counts.most_common(8))])
+
+
+def _check_family(wanted: Wanted, task: str) -> None:
+    """Refuse a family of which nothing for the task runs, whatever the other filters say."""
+    from openlab.cli import did_you_mean
+    from openlab.data.datasets.base import preview
+    from openlab.zoo.index import Wanted, select
+
+    running = Wanted(task=wanted.task, status='runs')
+    if not wanted.family or select(replace(running, family=wanted.family)).rows:
+        return
+    if select(Wanted(family=wanted.family)).rows:
+        raise ValueError(f'no entry of the family {wanted.family!r} that runs is for {task}')
+    known = {row.family.lower(): row.family for row in select(running).rows}
+    near = did_you_mean(wanted.family.lower(), sorted(known))
+    raise ValueError(f'no family {wanted.family!r}{near}; for {task} there are '
+                     f'{preview([known[name] for name in sorted(known)])}')
 
 
 def _with_progress(results: Any, total: int) -> list[Any]:

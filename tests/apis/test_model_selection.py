@@ -151,6 +151,40 @@ def test_terms_exclude_candidates_and_say_why():
     assert all('ImageNet-1k' in one.reason for one in excluded)
 
 
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--candidates', 'mmdetection/faster-rcnn_r50_fpn_1x_coco',
+      'mmpretrain/hivit-tiny-p16_16xb64_in1k'],
+     'none of the candidates can be measured\n'
+     '  mmdetection/faster-rcnn_r50_fpn_1x_coco: is for object detection, not for image '
+     'classification or representation learning; is listed only: not proven to fit a config of '
+     'openlab\n  mmpretrain/hivit-tiny-p16_16xb64_in1k: is listed only: not proven to fit a '
+     'config of openlab; has no published files of weights; one is needed\n'),
+    (['--candidates', 'openlab/mobilenet-v2', '--max-params', '1M', '--source', 'timm'],
+     'openlab/mobilenet-v2: comes from openlab, not from timm; has more parameters than asked'),
+    (['--family', 'zzz'], "no family 'zzz'; for classification there are "),
+    (['--family', 'moblenetv3'], "no family 'moblenetv3'; did you mean mobilenetv3"),
+    (['--family', 'retinanet'], "of the family 'retinanet' that runs is for classification"),
+    (['--family', 'VGG', '--source', 'torchvision', '--license', 'commercial'],
+     "no entry that runs passes the filters: family 'VGG', source 'torchvision', license "
+     "'commercial'\n      9  trained on ImageNet-1k: for non-commercial"),
+    (['--family', 'resnest', '--max-params', '1k'], 'has more parameters than asked for')])
+def test_where_nothing_can_be_measured_the_real_reason_is_told(
+        tmp_path, capsys, arguments, message):
+    root = folder_of_images(tmp_path / 'd', {'red': 2, 'green': 2})
+    call = ['zoo', 'select', '--data', str(root), '--out', str(tmp_path / 'out'), *arguments]
+    assert main(call) == 2
+    told = capsys.readouterr().err
+    assert message in told and 'by their terms' not in told
+
+
+def test_named_candidates_that_cannot_be_measured_do_not_keep_others_back():
+    kept, (left_out,) = candidates(Wanted(task='classification'), Limits(), [
+        'mobilenet-v2', 'mmdetection/faster-rcnn_r50_fpn_1x_coco', 'openlab/mobilenet-v2'])
+    assert [row.name for row in kept] == ['openlab/mobilenet-v2'], 'named twice, measured once'
+    assert left_out.name == 'mmdetection/faster-rcnn_r50_fpn_1x_coco'
+    assert left_out.reason.startswith('is for object detection, not for classification; is listed')
+
+
 def some(name, accuracy, latency, **more):
     return Measured(name, status='measured', accuracy=accuracy, low=accuracy - 0.1,
                     high=min(accuracy + 0.1, 1.0), latency_ms=latency, method='k-NN', **more)
@@ -244,10 +278,9 @@ def test_a_file_that_is_missing_or_wrong_does_not_write_off_its_host(tmp_path, d
         host = f'127.0.0.1:{server.server_port}'
         monkeypatch.setattr(index, 'files_of', lambda model: moved_to(model, host))
         monkeypatch.setattr(model_selection, 'files_of', index.files_of)
-        wrong, missing, again = outcomes(tmp_path, [*TWO, TWO[0]])
+        wrong, missing = outcomes(tmp_path)
         server.shutdown()
     assert 'its sha256 starts with' in wrong.reason and 'no such file' in missing.reason
-    assert again.status == 'failed' and again.reason == wrong.reason
 
 
 def test_a_device_that_is_not_there_is_one_error_before_anything_is_measured(tmp_path, capsys):
