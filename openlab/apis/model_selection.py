@@ -56,6 +56,7 @@ Status = Literal['measured', 'too slow', 'failed', 'not measured']
 # Features are as good for one's own classes as a classifier is.
 TASKS = {'classification': ('image classification', 'representation learning')}
 RESULTS_FILE = 'results.jsonl'
+TOO_LARGE = 'has more parameters than asked for'
 PROCEDURE = 2  # counts up when the same images would give another accuracy
 
 NEIGHBOURS = 10
@@ -277,7 +278,7 @@ def candidates(wanted: Wanted, limits: Limits, names: Sequence[str] = ()
     kept: list[Row] = []
     for row in found.rows:
         if _is_large(row, limits):
-            excluded.append(replace(_known(row), reason='has more parameters than asked for'))
+            excluded.append(replace(_known(row), reason=TOO_LARGE))
         else:
             kept.append(row)
     return _by_fronts(kept), excluded
@@ -314,10 +315,10 @@ def _obstacles(row: Row, wanted: Wanted, limits: Limits) -> Iterator[str]:
     if row.files != 1:
         yield f'has {row.files or "no"} published files of weights; one is needed'
     if _is_large(row, limits):
-        yield 'has more parameters than asked for'
+        yield TOO_LARGE
 
 
-def _is_large(row: Row, limits: Limits) -> bool:
+def _is_large(row: Row | Measured, limits: Limits) -> bool:
     return limits.params is not None and (row.params or 0) > limits.params
 
 
@@ -424,6 +425,8 @@ class Selection:
             remember(row.name, timing.median * 1e3, self.device.type, shape)
             known = replace(known, latency_ms=round(timing.median * 1e3, 3), input_shape=shape,
                             params=sum(p.numel() for p in model.parameters()))
+            if _is_large(known, self.limits):  # the index does not know the size of each
+                return replace(known, reason=TOO_LARGE)
             if self._is_slow(known):
                 return replace(known, status='too slow', reason=self._slow_reason(known))
             needed = timing.median * len(self.images.paths)

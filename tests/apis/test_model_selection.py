@@ -185,6 +185,16 @@ def test_named_candidates_that_cannot_be_measured_do_not_keep_others_back():
     assert left_out.reason.startswith('is for object detection, not for classification; is listed')
 
 
+def test_a_candidate_of_unknown_size_is_kept_to_the_limit_once_it_is_built(tmp_path):
+    limits = Limits(params=1e6)
+    (row,), _ = candidates(Wanted(), limits, ['transformers/OpenGVLab/pvt_v2_b0'])
+    assert row.params is None
+    images = read_images(folder_of_images(tmp_path / 'd', {'red': 2, 'green': 2}))
+    (one,) = Selection(images, limits, tmp_path / 'out').run([row])
+    assert one.params > 1e6 and (one.status, one.reason) == (
+        'not measured', 'has more parameters than asked for')
+
+
 def some(name, accuracy, latency, **more):
     return Measured(name, status='measured', accuracy=accuracy, low=accuracy - 0.1,
                     high=min(accuracy + 0.1, 1.0), latency_ms=latency, method='k-NN', **more)
