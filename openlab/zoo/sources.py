@@ -159,6 +159,9 @@ def _from_hub(name: str, is_cached: bool = False) -> Path:
             '/'.join(parts[:2]), '/'.join(parts[2:]), revision=revision or None,
             local_files_only=is_cached or is_offline()))
     except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # it answered, with an error
+            answer = str(error.__cause__).strip().partition('\n')[0]
+            raise DownloadError(f'hf://{name}: not in the cache, and {answer}') from error
         reason = (f'not in the cache, and {OFFLINE_VARIABLE} is set' if is_offline()
                   else 'not in the cache, and the host does not answer')
         dead = [] if is_offline() else [HUB]
