@@ -404,6 +404,12 @@ def _select(args: argparse.Namespace) -> int:
     _check_family(wanted, args.task)
     limits = Limits(args.max_latency_ms, args.max_params and as_number(args.max_params),
                     args.budget)
+    among, excluded = candidates(wanted, limits, args.candidates)
+    if not among:
+        raise ValueError(_why_none(wanted, excluded, args.candidates))
+    if args.candidates:
+        for one in excluded:
+            print(f'left out: {one.name}: {one.reason}', file=sys.stderr)
     images = read_images(args.data, args.max_images, args.seed)
     about = (f'{len(images.paths)} images of {len(images.classes)} classes'
              + (f', {len(images.unreadable)} unreadable' if images.unreadable else '')
@@ -412,12 +418,6 @@ def _select(args: argparse.Namespace) -> int:
     print(about, file=sys.stderr)
     for problem in images.unreadable[:5]:
         print(f'  left out: {problem}', file=sys.stderr)
-    among, excluded = candidates(wanted, limits, args.candidates)
-    if not among:
-        raise ValueError(_why_none(wanted, excluded, args.candidates))
-    if args.candidates:
-        for one in excluded:
-            print(f'  {one.name}: {one.reason}', file=sys.stderr)
     method = {None: None, 'zero-shot': METHODS[0], 'linear': METHODS[1], 'knn': METHODS[2]}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

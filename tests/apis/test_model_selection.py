@@ -175,6 +175,7 @@ def test_where_nothing_can_be_measured_the_real_reason_is_told(
     assert main(call) == 2
     told = capsys.readouterr().err
     assert message in told and 'by their terms' not in told
+    assert 'images of' not in told, 'no image was decoded for nothing'
 
 
 def test_named_candidates_that_cannot_be_measured_do_not_keep_others_back():
