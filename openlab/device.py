@@ -60,7 +60,7 @@ def get_device(index: int | None = None) -> torch.device:
     """
     wanted = os.environ.get(ENVIRONMENT_VARIABLE)
     if wanted:
-        return _checked(wanted)
+        return check_device(wanted, f'{ENVIRONMENT_VARIABLE}=')
     if not is_available():
         return CPU
     if index is None:
@@ -73,17 +73,25 @@ def get_device(index: int | None = None) -> torch.device:
     return torch.device(kind, index)
 
 
-def _checked(wanted: str) -> torch.device:
+def check_device(name: str | torch.device, what: str = 'device ') -> torch.device:
+    """Return the device of a name, with its number, if this machine has it.
+
+    Args:
+        name: such as ``cpu``, ``cuda`` or ``cuda:1``.
+        what: what the user set to ``name``; errors begin with it.
+
+    Raises:
+        ValueError: if it is no device, or not on this machine; with those that are.
+    """
     kind = accelerator_type()
     accepted = 'cpu' + (f', {kind}, {kind}:0 to {kind}:{_raw_count() - 1}' if kind != 'cpu' else '')
+    wanted = str(name)
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise ValueError(
-            f'{ENVIRONMENT_VARIABLE}={wanted!r} is no device; accepted here: {accepted}') from error
+        raise ValueError(f'{what}{wanted!r} is no device; accepted here: {accepted}') from error
     if device.type not in ('cpu', kind) or (device.index or 0) >= max(_raw_count(), 1):
-        raise ValueError(
-            f'{ENVIRONMENT_VARIABLE}={wanted!r} is not on this machine; accepted: {accepted}')
+        raise ValueError(f'{what}{wanted!r} is not on this machine; accepted: {accepted}')
     if device.type != 'cpu' and device.index is None:
         device = torch.device(device.type, int(os.environ.get('LOCAL_RANK', 0)))
     return device

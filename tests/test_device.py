@@ -20,6 +20,13 @@ def test_a_device_that_is_not_there_is_refused_with_what_is(monkeypatch, wanted)
         chips.get_device()
 
 
+@pytest.mark.parametrize('wanted', ['gpu', 'cuda:99', 'meta'])
+def test_a_named_device_that_is_not_there_is_refused_with_what_is(wanted):
+    with pytest.raises(ValueError, match=rf"^--device '{wanted}' is .*accepted.*: cpu"):
+        chips.check_device(wanted, '--device ')
+    assert chips.check_device('cpu') == torch.device('cpu')
+
+
 def test_generators_repeat_their_numbers_after_their_state_is_put_back():
     state = chips.rng_state()
     first = (random.random(), np.random.rand(), np.random.randn(), torch.rand(2).tolist())

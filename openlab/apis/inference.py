@@ -101,10 +101,10 @@ class Inferencer:
         overrides: Sequence[str] = (),
         gallery: Any = None,
     ):
+        self.device = chips.get_device() if device is None else chips.check_device(device)
         recipe = find_recipe(config, weights, overrides, with_parts=gallery is not None)
         self.cfg = recipe.cfg
         self.name = recipe.name
-        self.device = torch.device(device) if device is not None else chips.get_device()
         setup_environment(self.cfg.get('custom_imports'))
         self.model: nn.Module = build(self.cfg['model'], MODELS, 'model')
         filled = getattr(self.model, recipe.part) if recipe.part else self.model

@@ -25,7 +25,7 @@ def latency_of(name: str, device: str | torch.device | None = None,
     Raises:
         ValueError: if the entry is only listed, or the device does not exist.
     """
-    where = torch.device(device) if device is not None else chips.get_device()
+    where = chips.get_device() if device is None else chips.check_device(device)
     model = entry(name)
     cfg = config_of(model)
     network = part_of(model, build(cfg['model'], MODELS, 'model'))

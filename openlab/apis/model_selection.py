@@ -33,8 +33,10 @@ from openlab.apis.model_stats import input_shape_of, measure
 from openlab.apis.probe import linear_probe
 from openlab.config.build import build
 from openlab.data.collate import collate
+from openlab.data.datasets.base import preview
 from openlab.data.datasets.image_folder import ImageFolder
 from openlab.data.errors import DataError
+from openlab.data.layout import folders_of_parts
 from openlab.data.transforms.base import Compose
 from openlab.data.transforms.loading import decode_image, read_file
 from openlab.engine.loading import load_weights
@@ -42,7 +44,7 @@ from openlab.metrics.confidence import wilson_interval
 from openlab.metrics.neighbours import knn_votes
 from openlab.registry import MODELS
 from openlab.zoo.download import DownloadError
-from openlab.zoo.index import Row, Wanted, entry, fetch_weights, files_of, rows, select
+from openlab.zoo.index import Row, Wanted, entry, fetch_weights, files_of, find, rows, select
 from openlab.zoo.latencies import remember
 from openlab.zoo.recipe import classes_of, config_of, part_of
 
@@ -54,6 +56,8 @@ Status = Literal['measured', 'too slow', 'failed', 'not measured']
 # Features are as good for one's own classes as a classifier is.
 TASKS = {'classification': ('image classification', 'representation learning')}
 RESULTS_FILE = 'results.jsonl'
+TOO_LARGE = 'has more parameters than asked for'
+PROCEDURE = 2  # counts up when the same images would give another accuracy
 
 NEIGHBOURS = 10
 MIN_PER_CLASS = 5  # with fewer images of a class its neighbours say more than a fitted plane
@@ -71,6 +75,7 @@ class Measured:
         status: ``measured``; or ``too slow``, ``failed``, ``not measured``, for ``reason``.
         reason: why there is no accuracy.
         method: how the accuracy was measured.
+        matched: zero-shot, which of the model's classes were taken for each of the user's.
         accuracy: share of the images whose class was told rightly.
         low: lower end of its 95 % confidence interval (Wilson).
         high: upper end.
@@ -92,6 +97,7 @@ class Measured:
     status: Status = 'not measured'
     reason: str = ''
     method: str = ''
+    matched: str = ''
     accuracy: float | None = None
     low: float | None = None
     high: float | None = None
@@ -133,6 +139,7 @@ class LabelledImages:
         classes: names, the folders' in alphabetical order.
         left_out: how many readable images the folder may have beyond ``paths``.
         unreadable: what is wrong with each image that cannot be read.
+        note: which part of a divided folder they are; empty where it is not divided.
     """
 
     paths: list[str]
@@ -140,6 +147,7 @@ class LabelledImages:
     classes: tuple[str, ...]
     left_out: int = 0
     unreadable: list[str] = field(default_factory=list)
+    note: str = ''
 
     @property
     def fingerprint(self) -> str:
@@ -152,18 +160,27 @@ class LabelledImages:
 def read_images(folder: str | Path, max_images: int = 2000, seed: int = 0) -> LabelledImages:
     """Read ``FOLDER/CLASS/image``; an evenly drawn part of it where it is large.
 
+    Of ``FOLDER/train/CLASS/image`` and ``FOLDER/val/CLASS/image`` the part for validation is
+    read, else that for tests.
+
     Args:
-        folder: with one folder for each class.
-        max_images: how many to use at most; each class keeps its share.
+        folder: with one folder for each class, or such a folder for each part.
+        max_images: how many to use at most; each class keeps its share, and two at least.
         seed: of the drawing.
 
     Raises:
         DataError: if there are no class folders, fewer than two classes, or a class with a
             single image.
+        ValueError: if ``max_images`` or ``seed`` is no such number.
     """
+    if max_images < 1:
+        raise ValueError(f'max_images={max_images}; accepted: a whole number of 1 or more')
+    if seed < 0:
+        raise ValueError(f'seed={seed}; accepted: a whole number of 0 or more')
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f'no such folder: {folder}')
+    folder, note = _undivided(folder)
     dataset = ImageFolder(data_root=folder)
     labels = np.asarray(dataset.labels())
     names = tuple(dataset.metainfo['classes'])
@@ -180,8 +197,32 @@ def read_images(folder: str | Path, max_images: int = 2000, seed: int = 0) -> La
     paths = [str(dataset.resolve_path(dataset.get_info(int(i))['img_path'])) for i in keep]
     index = {old: new for new, old in enumerate(classes)}
     images = LabelledImages(paths, np.array([index[int(labels[i])] for i in keep]),
-                            tuple(names[i] for i in classes), len(labels) - len(keep))
+                            tuple(names[i] for i in classes), len(labels) - len(keep), note=note)
     return _readable(images)
+
+
+def _undivided(folder: Path) -> tuple[Path, str]:
+    """The folder of classes, and which part it is where ``folder`` is divided into parts.
+
+    A single folder ``train`` among others is a class, such as one of vehicles.
+    """
+    parts = folders_of_parts(folder)
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != '.')
+    if not parts or (len(parts) == 1 and len(inner) > 1):
+        return folder, ''
+    if not any(p.is_dir() for part in parts.values() for p in part.iterdir()):
+        if len(parts) < len(inner):
+            return folder, ''
+        raise DataError(f'{folder} is divided into {preview([p.name for p in inner])}, which have '
+                        'no class folders; wanted are FOLDER/CLASS/image or, of one part, '
+                        '--data FOLDER/val with val/CLASS/image')
+    # Where the owner of the images measures, so that accuracies can be compared.
+    chosen = next(parts[part] for part in ('val', 'test', 'train') if part in parts)
+    others = [p.name for p in parts.values() if p != chosen]
+    note = f'only {chosen.name} of {folder} is used'
+    if others:
+        note += f', not {preview(others)}; --data {folder / others[0]} takes another part'
+    return chosen, note
 
 
 def _readable(images: LabelledImages) -> LabelledImages:
@@ -225,29 +266,60 @@ def candidates(wanted: Wanted, limits: Limits, names: Sequence[str] = ()
         wanted: filters; only entries that run are taken.
         limits: of size.
         names: measure just these.
+
+    Raises:
+        ValueError: if there is no entry of a name.
     """
     if names:
-        by_name = {row.name: row for row in rows()}
-        among = [by_name[entry(name)['name']] for name in names]
-    else:
-        among = [row for row in rows() if row.files == 1]
-    found = select(replace(wanted, status='runs'), among)
+        return _named(wanted, limits, names)
+    found = select(replace(wanted, status='runs'), [row for row in rows() if row.files == 1])
     excluded = [replace(_known(row), reason='; '.join(verdict.reasons))
                 for row, verdict in found.excluded]
     kept: list[Row] = []
     for row in found.rows:
-        if limits.params is not None and (row.params or 0) > limits.params:
-            excluded.append(replace(_known(row), reason='has more parameters than asked for'))
+        if _is_large(row, limits):
+            excluded.append(replace(_known(row), reason=TOO_LARGE))
         else:
             kept.append(row)
-    if names:
-        missing = {row.name for row in among} - {row.name for row in found.rows} - {
-            one.name for one in excluded}
-        for name in sorted(missing):
-            excluded.append(Measured(name, reason='is listed, but not proven to run, or a filter '
-                                                  'leaves it out'))
-        return kept, excluded
     return _by_fronts(kept), excluded
+
+
+def _named(wanted: Wanted, limits: Limits, names: Sequence[str]
+           ) -> tuple[list[Row], list[Measured]]:
+    """The entries of these names, and why others of them cannot be measured."""
+    kept, excluded = [], []
+    for row in dict.fromkeys(map(find, names)):
+        reasons = list(_obstacles(row, wanted, limits))
+        if reasons:
+            excluded.append(replace(_known(row), reason='; '.join(reasons)))
+        else:
+            kept.append(row)
+    return kept, excluded
+
+
+def _obstacles(row: Row, wanted: Wanted, limits: Limits) -> Iterator[str]:
+    """Everything that keeps an entry from being measured."""
+    tasks = [wanted.task] if isinstance(wanted.task, str) else wanted.task or ()
+    for test, reason in (
+            (Wanted(task=wanted.task),
+             f'is for {" and ".join(row.tasks) or "no task that is known"}, not for '
+             f'{" or ".join(tasks)}'),
+            (Wanted(status='runs'), 'is listed only: not proven to fit a config of openlab'),
+            (Wanted(source=wanted.source), f'comes from {row.source}, not from {wanted.source}'),
+            (Wanted(family=wanted.family), f'is of the family {row.family}, not {wanted.family}'),
+            (Wanted(license=wanted.license, with_unclear=wanted.with_unclear),
+             '; '.join(row.verdict.reasons) if wanted.license == 'commercial'
+             else f'has the licence {row.license or "not stated"}, not {wanted.license}')):
+        if not select(test, [row]).rows:
+            yield reason
+    if row.files != 1:
+        yield f'has {row.files or "no"} published files of weights; one is needed'
+    if _is_large(row, limits):
+        yield TOO_LARGE
+
+
+def _is_large(row: Row | Measured, limits: Limits) -> bool:
+    return limits.params is not None and (row.params or 0) > limits.params
 
 
 def _by_fronts(among: Sequence[Row]) -> list[Row]:
@@ -288,10 +360,14 @@ class Selection:
         images: labelled images.
         limits: latency and time.
         out_dir: for ``results.jsonl``.
-        method: how to measure; by default zero-shot where a model knows all classes, else a
-            linear probe, or neighbours where a class has under five images.
+        method: how to measure; by default zero-shot where a model reads texts or has a class of
+            the same name for each, else a linear probe, or neighbours where a class has under
+            five images. With ``zero-shot``, kinds of a class by name stand for it.
         device: where; by default the one this machine has.
         seed: of the parts in cross-validation.
+
+    Raises:
+        ValueError: if this machine has no such device.
     """
 
     def __init__(self, images: LabelledImages, limits: Limits, out_dir: str | Path,
@@ -301,9 +377,9 @@ class Selection:
         self.limits = limits
         self.file = Path(out_dir) / RESULTS_FILE
         self.method = method
-        self.device = torch.device(device) if device is not None else chips.get_device()
+        self.device = chips.get_device() if device is None else chips.check_device(device)
         self.seed = seed
-        self._key = [images.fingerprint, method, str(self.device), seed]
+        self._key = [PROCEDURE, images.fingerprint, method, str(self.device), seed]
         self._begin = time.monotonic()
         self._dead_hosts: dict[str, str] = {}
 
@@ -311,7 +387,7 @@ class Selection:
         """Measure each candidate; yields as soon as one is done."""
         earlier = self._earlier()
         for row in among:
-            if row.name in earlier:
+            if row.name in earlier and self._settles(earlier[row.name]):
                 yield self._judged(earlier[row.name])
             elif (reason := self._hopeless(row)):
                 yield replace(_known(row), reason=reason)
@@ -330,8 +406,11 @@ class Selection:
         if self._left() <= 0:
             return f'the budget of {self.limits.minutes:g} minutes was used up'
         hosts = _hosts(row)
-        if hosts and all(host in self._dead_hosts for host in hosts):
-            return self._dead_hosts[next(iter(hosts))]
+        if hosts and hosts <= self._dead_hosts.keys():
+            try:  # the cache or a mirror may have it, before time goes into its latency
+                fetch_weights(row.name, progress=None, skip_hosts=self._dead_hosts)
+            except DownloadError:
+                return self._dead_hosts[min(hosts)]
         return ''
 
     def _measured(self, row: Row) -> Measured:
@@ -346,17 +425,22 @@ class Selection:
             remember(row.name, timing.median * 1e3, self.device.type, shape)
             known = replace(known, latency_ms=round(timing.median * 1e3, 3), input_shape=shape,
                             params=sum(p.numel() for p in model.parameters()))
+            if _is_large(known, self.limits):  # the index does not know the size of each
+                return replace(known, reason=TOO_LARGE)
             if self._is_slow(known):
                 return replace(known, status='too slow', reason=self._slow_reason(known))
             needed = timing.median * len(self.images.paths)
             if needed > self._left():
                 return replace(known, reason=f'would take about {needed / 60:.1f} minutes, more '
                                              'than what is left of the budget')
-            load_weights(part_of(entry(row.name), model), fetch_weights(row.name, progress=None)[0])
+            files = fetch_weights(row.name, progress=None, skip_hosts=self._dead_hosts)
+            load_weights(part_of(entry(row.name), model), files[0])
             if hasattr(model, 'describe'):
                 model.describe(self.images.classes)  # now that texts mean something
         except (DownloadError, FileNotFoundError, ImportError) as error:
-            self._remember(row, error)
+            for host in getattr(error, 'dead_hosts', ()):
+                self._dead_hosts[host] = f'weights: {host} did not answer before: ' + (
+                    _first_line(error))
             return replace(known, status='failed', reason=f'weights: {_first_line(error)}')
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             return replace(known, status='failed', reason=_first_line(error))
@@ -369,21 +453,20 @@ class Selection:
     def _slow_reason(self, found: Measured) -> str:
         return f'{found.latency_ms:.1f} ms an image, the limit is {self.limits.latency_ms:g} ms'
 
+    def _settles(self, found: Measured) -> bool:
+        """Whether an earlier run measured all that the limits of this one ask for."""
+        return found.accuracy is not None or self._is_slow(found)
+
     def _judged(self, found: Measured) -> Measured:
         """What an earlier run measured, under the limits of this one."""
         if self._is_slow(found):
             return replace(found, status='too slow', reason=self._slow_reason(found))
-        if found.accuracy is None:
-            return replace(found, status='not measured',
-                           reason='was too slow for an earlier run in the same folder; measure it '
-                                  'anew with another --out')
         return replace(found, status='measured', reason='')
 
     def _accuracy(self, known: Measured, model: nn.Module, cfg: Mapping[str, Any]) -> Measured:
         pipeline = Compose(inference_pipeline(cfg))
         model.to(self.device).eval()
-        columns = ([[i] for i in range(len(self.images.classes))] if hasattr(model, 'describe')
-                   else matching_classes(self.images.classes, classes_of(entry(known.name))))
+        columns, matched = self._columns(known.name, model)
         method = self.method or ('zero-shot' if columns is not None else self._probe_method())
         if method == 'zero-shot' and columns is None:
             return replace(known, reason='does not know all classes of the images, so it cannot '
@@ -395,6 +478,7 @@ class Selection:
             assert columns is not None
             scores = torch.stack([probs[:, c].sum(1) for c in columns], 1)
             told = scores.argmax(1)
+            known = replace(known, matched=matched)
         elif method == 'linear probe':
             told = linear_predictions(feats, labels, self.seed)
         else:
@@ -404,14 +488,22 @@ class Selection:
         return replace(known, status='measured', method=method, accuracy=correct / len(labels),
                        low=low, high=high, correct=correct, total=len(labels))
 
+    def _columns(self, name: str, model: nn.Module) -> tuple[list[list[int]] | None, str]:
+        """What tells each class zero-shot, in numbers and in words; None if nothing does."""
+        wanted = self.images.classes
+        if hasattr(model, 'describe'):
+            return [[i] for i in range(len(wanted))], ''
+        known = classes_of(entry(name))
+        # A guess at what is a kind of what is for the user to ask for.
+        columns = matching_classes(wanted, known, with_kinds=self.method == 'zero-shot')
+        if columns is None:
+            return None, ''
+        return columns, '; '.join(
+            f'{own} = {" + ".join(known[i].partition(",")[0] for i in found)}'
+            for own, found in zip(wanted, columns, strict=True))
+
     def _probe_method(self) -> Method:
         return 'linear probe' if np.bincount(self.images.labels).min() >= MIN_PER_CLASS else 'k-NN'
-
-    def _remember(self, row: Row, error: Exception) -> None:
-        if isinstance(error, DownloadError):
-            for host in _hosts(row):
-                self._dead_hosts.setdefault(host, f'weights: {host} gave nothing before: '
-                                                  f'{_first_line(error)}')
 
     def _keep(self, found: Measured) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -492,12 +584,19 @@ def _embedding(model: Any, inputs: Tensor) -> Tensor:
     return last.mean((2, 3)) if last.ndim == 4 else last
 
 
-def matching_classes(wanted: Sequence[str], known: Sequence[str]) -> list[list[int]] | None:
+def matching_classes(wanted: Sequence[str], known: Sequence[str], with_kinds: bool = False
+                     ) -> list[list[int]] | None:
     """Columns of a model's classes that mean each of the user's.
 
-    A class of the user's is the one of the same name, or all those that are kinds of it by name
-    (``cat``: ``Persian cat``, ``tiger cat``). Case, ``_`` and ``-`` make no difference, and a
-    name may list synonyms after commas.
+    A class of the user's is the one of the same name. Case, ``_``, ``-`` and a plural make no
+    difference, and a name may list synonyms after commas.
+
+    Args:
+        wanted: the user's classes.
+        known: the model's.
+        with_kinds: where no name is the same, take all that are kinds of it by name (``cat``:
+            ``Persian cat``, ``tiger cat``). This misses kinds of another name (``tabby``), and
+            takes what only sounds like one (``Madagascar cat``).
 
     Returns:
         Columns of each class; None if one has none, or two share one.
@@ -506,15 +605,21 @@ def matching_classes(wanted: Sequence[str], known: Sequence[str]) -> list[list[i
     columns = []
     for name in map(_plain, wanted):
         same = [i for i, parts in enumerate(names) if name in parts]
-        kinds = [i for i, parts in enumerate(names)
-                 if any(part.endswith(f' {name}') for part in parts)]
-        columns.append(same or kinds)
+        plural = [i for i, parts in enumerate(names)
+                  if any(name in _plurals(part) or part in _plurals(name) for part in parts)]
+        kinds = [i for i, parts in enumerate(names) if with_kinds
+                 and any(part.endswith(f' {name}') for part in parts)]
+        columns.append(same or plural or kinds)
     used = [i for found in columns for i in found]
     return None if not all(columns) or len(used) > len(set(used)) else columns
 
 
 def _plain(name: str) -> str:
     return re.sub(r'[\s_-]+', ' ', name.strip().lower())
+
+
+def _plurals(name: str) -> tuple[str, ...]:
+    return (f'{name}s', f'{name}es', *([f'{name[:-1]}ies'] if name.endswith('y') else []))
 
 
 def linear_predictions(feats: Tensor, labels: Tensor, seed: int = 0) -> Tensor:

@@ -294,7 +294,7 @@ def measure(
         device: where; by default the one that training would use.
         seconds: how long to measure, after a warm-up of a fifth of it.
     """
-    where = torch.device(device) if device is not None else chips.get_device()
+    where = chips.get_device() if device is None else chips.check_device(device)
     model = model.to(where).eval()
     inputs = make_inputs(shape, batch_size, where)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     card.add_argument('--out', metavar='FILE', help='by default standard output')
     picking = todo.add_parser('select', help='measure candidates on images of your own, and rank '
                                              'them')
-    picking.add_argument('--data', required=True, metavar='FOLDER', help='FOLDER/CLASS/image')
+    picking.add_argument('--data', required=True, metavar='FOLDER',
+                         help='FOLDER/CLASS/image; of FOLDER/train and FOLDER/val, val is taken')
     picking.add_argument('--task', default='classification', choices=('classification',))
     picking.add_argument('--candidates', nargs='+', default=[], metavar='NAME',
                          help='entries to measure; by default all that run and pass the filters')
@@ -73,15 +76,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picking.add_argument('--max-params', metavar='N', help='such as 30M')
     picking.add_argument('--budget', type=_positive, default=10.0, metavar='MINUTES',
                          help='for the whole selection; 10 by default')
-    picking.add_argument('--max-images', type=int, default=2000, metavar='N',
-                         help='images to use at most, drawn evenly; 2000 by default')
+    picking.add_argument('--max-images', type=lambda text: _whole(text, 1), default=2000,
+                         metavar='N', help='images to use at most, drawn evenly, but two of each '
+                                           'class at least; 2000 by default')
     picking.add_argument('--method', choices=('zero-shot', 'linear', 'knn'),
-                         help='by default zero-shot where a model knows all classes, else linear; '
-                              'knn where a class has under five images')
+                         help='by default zero-shot where a model reads texts or has classes of '
+                              'the same names, else linear; knn where a class has under five '
+                              'images. zero-shot also takes kinds: tiger cat for cat')
     picking.add_argument('--family', help='part of the name of the algorithm or architecture')
     picking.add_argument('--source', help='project that published it, such as timm')
     picking.add_argument('--device', help='by default the one this machine has')
-    picking.add_argument('--seed', type=int, default=0, help='of drawing and cross-validation')
+    picking.add_argument('--seed', type=lambda text: _whole(text, 0, 2**32 - 1), default=0,
+                         metavar='N', help='of drawing and cross-validation')
     picking.add_argument('--out', default='work_dirs/zoo_select', metavar='DIR',
                          help='for the table, the page and what was measured')
     publish = todo.add_parser('publish', help='make a run ready to be given away')
@@ -119,7 +125,7 @@ def _add_filters(parser: argparse.ArgumentParser, for_lists: bool = True) -> Non
     parser.add_argument('--status', choices=('runs', 'listed'), help='runs: proven to fit openlab')
     parser.add_argument('--sort', choices=('name', 'params', 'value', 'latency'), default='name',
                         help='value: the best first, of the one metric of --metric')
-    parser.add_argument('--limit', type=_count, default=50, metavar='N',
+    parser.add_argument('--limit', type=lambda text: _whole(text, 0), default=50, metavar='N',
                         help='rows to show; 0 for all')
     parser.add_argument('--json', action='store_true')
 
@@ -188,9 +194,12 @@ def _measure(args: argparse.Namespace) -> int:
     import time
 
     from openlab.apis.latency import latency_of
+    from openlab.device import check_device
     from openlab.zoo.index import find, select, status
     from openlab.zoo.latencies import measured
 
+    if args.device is not None:
+        check_device(args.device, '--device ')
     named = [find(name) for name in args.names] or None
     for row in named or ():
         if status(row) != 'runs':
@@ -398,17 +407,23 @@ def _publish(args: argparse.Namespace) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'must be a whole number, 0 or above, got {text!r}')
-    return int(text)
-
-
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
+        raise argparse.ArgumentTypeError(f'got {text!r}; accepted: a number above 0, such as 2.5')
     return value
+
+
+def _whole(text: str, low: int, high: int | None = None) -> int:
+    """A whole number that is not below ``low`` nor above ``high``."""
+    is_number = re.fullmatch(r'\s*[+-]?\d+\s*', text) is not None
+    if not is_number or int(text) < low or (high is not None and int(text) > high):
+        bounds = f'of {low} or more' if high is None else f'from {low} to {high}'
+        raise argparse.ArgumentTypeError(f'got {text!r}; accepted: a whole number {bounds}')
+    return int(text)
 
 
 def _select(args: argparse.Namespace) -> int:
@@ -425,26 +440,34 @@ def _select(args: argparse.Namespace) -> int:
         read_images,
         write_csv,
     )
+    from openlab.device import check_device
     from openlab.visualization.selection_page import write_page
-    from openlab.zoo.index import Wanted, as_number
+    from openlab.zoo.filters import as_number
+    from openlab.zoo.index import Wanted, check_known
 
+    if args.device is not None:
+        check_device(args.device, '--device ')  # before images are read
     wanted = Wanted(task=TASKS[args.task], source=args.source, family=args.family,
                     license=args.license, with_unclear=args.with_unclear)
     _check_source(wanted)
+    _check_family(wanted, args.task)
+    check_known(wanted)
     limits = Limits(args.max_latency_ms, args.max_params and as_number(args.max_params),
                     args.budget)
+    among, excluded = candidates(wanted, limits, args.candidates)
+    if not among:
+        raise ValueError(_why_none(wanted, excluded, args.candidates))
+    if args.candidates:
+        for one in excluded:
+            print(f'left out: {one.name}: {one.reason}', file=sys.stderr)
     images = read_images(args.data, args.max_images, args.seed)
     about = (f'{len(images.paths)} images of {len(images.classes)} classes'
              + (f', {len(images.unreadable)} unreadable' if images.unreadable else '')
-             + (f', {images.left_out} more not used' if images.left_out else ''))
+             + (f', {images.left_out} more not used' if images.left_out else '')
+             + (f' ({images.note})' if images.note else ''))
     print(about, file=sys.stderr)
     for problem in images.unreadable[:5]:
         print(f'  left out: {problem}', file=sys.stderr)
-    among, excluded = candidates(wanted, limits, args.candidates)
-    if not among:
-        _tell_excluded([one.terms for one in excluded if one.terms])
-        raise ValueError(f'no entry that runs passes the filters '
-                         f'({len(excluded)} are excluded by terms or size)')
     method = {None: None, 'zero-shot': METHODS[0], 'linear': METHODS[1], 'knn': METHODS[2]}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -455,6 +478,35 @@ def _select(args: argparse.Namespace) -> int:
                f'{about}, from {Path(args.data).name}; latency of one image on '
                f'{selection.device.type}.', [asdict(one) for one in found])
     return _tell_ranking(found, out)
+
+
+def _why_none(wanted: Wanted, excluded: Sequence[Any], names: Sequence[str]) -> str:
+    """Why nothing is left to measure: of each candidate that was named, else of the filters."""
+    if names:
+        return '\n'.join(['none of the candidates can be measured',
+                          *(f'  {one.name}: {one.reason}' for one in excluded)])
+    given = {'family': wanted.family, 'source': wanted.source, 'license': wanted.license}
+    text = ', '.join(f'{key} {value!r}' for key, value in given.items() if value)
+    counts = Counter(reason for one in excluded for reason in one.reason.split('; '))
+    return '\n'.join([f'no entry that runs passes the filters{text and ": "}{text}',
+                      *(f'  {count:5}  {reason}' for reason, count in counts.most_common(8))])
+
+
+def _check_family(wanted: Wanted, task: str) -> None:
+    """Refuse a family of which nothing for the task runs, whatever the other filters say."""
+    from openlab.cli import did_you_mean
+    from openlab.data.datasets.base import preview
+    from openlab.zoo.index import Wanted, select
+
+    running = Wanted(task=wanted.task, status='runs')
+    if not wanted.family or select(replace(running, family=wanted.family)).rows:
+        return
+    if select(Wanted(family=wanted.family)).rows:
+        raise ValueError(f'no entry of the family {wanted.family!r} that runs is for {task}')
+    known = {row.family.lower(): row.family for row in select(running).rows}
+    near = did_you_mean(wanted.family.lower(), sorted(known))
+    raise ValueError(f'no family {wanted.family!r}{near}; for {task} there are '
+                     f'{preview([known[name] for name in sorted(known)])}')
 
 
 def _with_progress(results: Any, total: int) -> list[Any]:
@@ -469,6 +521,8 @@ def _with_progress(results: Any, total: int) -> list[Any]:
 
 
 def _tell_ranking(found: list[Any], out: Any) -> int:
+    from openlab.data.datasets.base import preview
+
     measured = [one for one in found if one.status == 'measured']
     words = {True: 'yes', False: 'no', None: 'unclear'}
     cells: list[tuple[str, ...]] = [('', 'name', 'accuracy', '95 % interval', 'latency', 'params',
@@ -481,6 +535,12 @@ def _tell_ranking(found: list[Any], out: Any) -> int:
     if measured:
         print(_table(cells))
         print('* no other model is both faster and more accurate')
+    for text in dict.fromkeys(one.matched for one in measured if one.matched):
+        names = [one.name for one in measured if one.matched == text]
+        pairs = text.split('; ')
+        more = f'; {len(pairs) - 20} more in the table' if len(pairs) > 20 else ''
+        print(f'zero-shot, your class = those of {preview(names, 3)}: '
+              f'{"; ".join(pairs[:20])}{more}')
     reasons = Counter(f'{one.status}: {one.reason}' for one in found if one.status != 'measured')
     for reason, count in reasons.most_common(8):
         print(f'{count:5}  {reason}', file=sys.stderr)

@@ -207,6 +207,13 @@ def find_image_folder(root: Path) -> Layout | None:
     return Layout('image-folder', root, ImageFolder, parts, classes)
 
 
+def folders_of_parts(root: Path) -> dict[str, Path]:
+    """Folders in ``root`` that carry the name of a part, as ``train`` or ``Valid``, by part."""
+    parts = {name: part for part, names in _PART_NAMES.items() for name in names}
+    return {parts[p.name.lower()]: p for p in sorted(root.iterdir())
+            if p.is_dir() and p.name.lower() in parts}
+
+
 def _has_class_folders(folder: Path) -> bool:
     if not folder.is_dir():
         return False

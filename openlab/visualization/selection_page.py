@@ -104,7 +104,7 @@ def _row(rank: int | None, one: Mapping[str, Any]) -> str:
         ('n', one['params'], '' if one['params'] is None else f'{one["params"] / 1e6:.1f} M'),
         ('', None, _safe(one['license'] or 'not stated')),
         ('', None, f'<span title="{_safe(terms)}">{business}</span>'),
-        ('', None, _safe(how)),
+        ('', None, f'<span title="{_safe(one["matched"])}">{_safe(how)}</span>'),
     ]
     inner = ''.join(
         f'<td class="{kind}"' + (f' data-value="{"" if value is None else value}"'

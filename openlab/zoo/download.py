@@ -21,7 +21,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +48,25 @@ _DATE = re.compile(r'(19|20)\d\d[01]\d[0-3]\d')
 
 
 class DownloadError(OSError):
-    """A file could not be had, or is not what it should be; nothing was left in its place."""
+    """A file could not be had, or is not what it should be; nothing was left in its place.
+
+    Attributes:
+        dead_hosts: those that could not be reached, or hung: other files of theirs will not come
+            either.
+    """
+
+    def __init__(self, message: str, dead_hosts: Iterable[str] = ()):
+        super().__init__(message)
+        self.dead_hosts = frozenset(dead_hosts)
 
 
 class _Transient(Exception):
-    """Worth another try."""
+    """Worth another try; ``is_dead`` where there was no connection, or it hung."""
 
-    def __init__(self, message: str, wait: float | None = None):
+    def __init__(self, message: str, wait: float | None = None, is_dead: bool = False):
         super().__init__(message)
         self.wait = wait
+        self.is_dead = is_dead
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ def download(
     patience: Patience | None = None,
     progress: bool | None = None,
     with_check: bool = False,
+    skip_hosts: Collection[str] = (),
 ) -> Path:
     """Return the file of the first address that has it, from the cache where it lies already.
 
@@ -105,6 +116,7 @@ def download(
         progress: show a bar; by default on a terminal.
         with_check: compare what lies in the cache with its hash, and download it again where it
             differs; without, only its size counts, for a hash takes seconds.
+        skip_hosts: hosts that are not asked, as they were dead before.
 
     Raises:
         DownloadError: with the reason for each address; nothing is left half-written.
@@ -131,7 +143,7 @@ def download(
         # Another process may have been first.
         if target.is_file() and _problem_in_cache(target, check, with_check) is None:
             return target
-        _from_anywhere(addresses, target, check, patience, progress)
+        _from_anywhere(addresses, target, check, patience, progress, skip_hosts)
     return target
 
 
@@ -236,10 +248,14 @@ def _problem_in_cache(path: Path, check: Check, with_content: bool) -> str | Non
 
 
 def _from_anywhere(urls: Sequence[str], target: Path, check: Check, patience: Patience,
-                   progress: bool | None) -> None:
+                   progress: bool | None, skip_hosts: Collection[str]) -> None:
     partial = _partial_path(target)
     reasons: list[str] = []
+    dead_hosts: set[str] = set()
     for url, source in _with_mirror(urls):
+        if not isinstance(url, Path) and urlparse(url).netloc in skip_hosts:
+            reasons.append(f'{url}: its host did not answer before')
+            continue
         silent = _dead(source)
         try:
             if isinstance(url, Path):
@@ -252,10 +268,11 @@ def _from_anywhere(urls: Sequence[str], target: Path, check: Check, patience: Pa
             raise DownloadError(str(error)) from error
         except DownloadError as error:
             reasons.append(f'{silent} ({error})' if silent else str(error))
+            dead_hosts |= error.dead_hosts
             continue
         _land(partial, target, source, digest)
         return
-    raise DownloadError(_refusal(urls, reasons))
+    raise DownloadError(_refusal(urls, reasons), dead_hosts)
 
 
 def _refusal(urls: Sequence[str], reasons: Sequence[str]) -> str:
@@ -352,7 +369,8 @@ def _insistently(url: str, partial: Path, check: Check, patience: Patience,
         except _Transient as error:
             if attempt == patience.retries:
                 tried = f' ({attempt + 1} attempts)' if attempt else ''
-                raise DownloadError(f'{url}: {error}{tried}') from error
+                dead = [urlparse(url).netloc] if error.is_dead else []
+                raise DownloadError(f'{url}: {error}{tried}', dead) from error
             wait = min(patience.backoff * 2 ** attempt, 60.0) * random.uniform(0.8, 1.2)
             wait = error.wait if error.wait is not None else wait
             logger.warning('%s: %s; again in %.1f s', url, error, wait)
@@ -372,7 +390,7 @@ def _receive(url: str, partial: Path, check: Check, timeout: float,
             _explain(error, url, partial, have)
         raise AssertionError('explaining raises') from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Transient(_network_reason(error, timeout)) from error
+        raise _Transient(_network_reason(error, timeout), is_dead=True) from error
     with answer:
         if answer.status != 206:
             have = 0
@@ -439,7 +457,7 @@ def _write(answer: Any, partial: Path, url: str, have: int, total: int | None, t
             try:
                 block = answer.read1(CHUNK)
             except (OSError, http.client.HTTPException) as error:
-                raise _Transient(_network_reason(error, timeout)) from error
+                raise _Transient(_network_reason(error, timeout), is_dead=True) from error
             if not block:
                 break
             if is_first and _looks_like_page(block) and not url.endswith(('.html', '.htm')):
@@ -451,7 +469,8 @@ def _write(answer: Any, partial: Path, url: str, have: int, total: int | None, t
             window_bytes += len(block)
             if time.monotonic() - window_start > timeout:
                 if window_bytes < LEAST_BYTES:
-                    raise _Transient(f'only {window_bytes} bytes came in {timeout:g} s')
+                    raise _Transient(f'only {window_bytes} bytes came in {timeout:g} s',
+                                     is_dead=True)
                 window_start, window_bytes = time.monotonic(), 0
         file.flush()
         os.fsync(file.fileno())

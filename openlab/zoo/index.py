@@ -12,7 +12,7 @@ import difflib
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,6 @@ from openlab.shipped import shipped_root
 from openlab.zoo.filters import (
     MILLISECONDS,
     PARAMS,
-    as_number,  # noqa: F401  the selection takes it from here
     has_part,
     metric_name,
     metric_test,
@@ -220,13 +219,14 @@ def files_of(model: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def fetch_weights(name: str, progress: bool | None = None,
-                  with_check: bool = False) -> list[Path]:
+                  with_check: bool = False, skip_hosts: Collection[str] = ()) -> list[Path]:
     """The files of an entry's weights, downloaded where they have to be.
 
     Args:
         name: of the entry.
         progress: show a bar; by default on a terminal.
         with_check: compare files that lie in the cache with their hashes, too.
+        skip_hosts: hosts that are not asked, as they were dead before.
 
     Raises:
         ValueError: if there is no such entry, or it has no weights.
@@ -239,7 +239,8 @@ def fetch_weights(name: str, progress: bool | None = None,
     if not files:
         raise ValueError(f'{model["name"]}: its source published no weights')
     return [fetch(file['weights'], size=file.get('size'), sha256=file.get('sha256'),
-                  progress=progress, with_check=with_check) for file in files]
+                  progress=progress, with_check=with_check, skip_hosts=skip_hosts)
+            for file in files]
 
 
 def select(wanted: Wanted, among: Iterable[Row] | None = None) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -15,6 +15,7 @@ from openlab.zoo.download import (
     is_offline,
 )
 
+HUB = 'hf'
 SCHEMES = ('file', 'http', 'https', 'hf', 'pypi', 'torchvision', 'timm', 'zoo')
 
 
@@ -30,6 +31,7 @@ def fetch(
     sha256: str | None = None,
     progress: bool | None = None,
     with_check: bool = False,
+    skip_hosts: Collection[str] = (),
 ) -> Path:
     """Return the file or folder that ``sources`` name, downloaded where it has to be.
 
@@ -43,6 +45,7 @@ def fetch(
         sha256: hash of a downloaded file in hex, whole or its first 8 or more digits.
         progress: show a bar; by default on a terminal.
         with_check: compare a downloaded file with its hash even if it lies in the cache.
+        skip_hosts: hosts that are not asked, as they were dead before; ``hf`` is the hub.
 
     Raises:
         FileNotFoundError: if it is not on this machine and cannot be downloaded.
@@ -51,17 +54,21 @@ def fetch(
     """
     addresses = [str(sources)] if isinstance(sources, (str, Path)) else [str(s) for s in sources]
     reasons: list[str] = []
+    dead_hosts: set[str] = set()
     for group in _groups(addresses):
         try:
             if _scheme(group[0]) in ('http', 'https'):
                 return download(group, size=size, sha256=sha256, progress=progress,
-                                with_check=with_check)
+                                with_check=with_check, skip_hosts=skip_hosts)
+            if _scheme(group[0]) == HUB and HUB in skip_hosts:
+                return _from_hub(unquote(group[0].partition('://')[2]), is_cached=True)
             return _one(group[0])
         except (DownloadError, FileNotFoundError, ImportError) as error:
             if len(addresses) == 1:
                 raise
             reasons.append(str(error))
-    raise DownloadError('\n'.join(reasons) or 'no address of the weights is known')
+            dead_hosts.update(getattr(error, 'dead_hosts', ()))
+    raise DownloadError('\n'.join(reasons) or 'no address of the weights is known', dead_hosts)
 
 
 def local_path(source: str | Path) -> Path:
@@ -132,8 +139,13 @@ def _package_file(package: str, name: str) -> Path:
     return Path(str(distribution.locate_file(files[name])))
 
 
-def _from_hub(name: str) -> Path:
-    """A file of a Hugging Face repository, by its own client and in its own cache."""
+def _from_hub(name: str, is_cached: bool = False) -> Path:
+    """A file of a Hugging Face repository, by its own client and in its own cache.
+
+    Args:
+        name: ``org/repo/file`` or ``org/repo/file@revision``.
+        is_cached: do not ask the hub for what its cache lacks.
+    """
     path, _, revision = name.partition('@')
     parts = path.strip('/').split('/')
     if len(parts) < 3 or '..' in parts:
@@ -147,11 +159,15 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(hf_hub_download(
             '/'.join(parts[:2]), '/'.join(parts[2:]), revision=revision or None,
-            local_files_only=is_offline()))
+            local_files_only=is_cached or is_offline()))
     except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # it answered, with an error
+            answer = str(error.__cause__).strip().partition('\n')[0]
+            raise DownloadError(f'hf://{name}: not in the cache, and {answer}') from error
         reason = (f'not in the cache, and {OFFLINE_VARIABLE} is set' if is_offline()
                   else 'not in the cache, and the host does not answer')
-        raise DownloadError(f'hf://{name}: {reason}') from error
+        dead = [] if is_offline() else [HUB]
+        raise DownloadError(f'hf://{name}: {reason}', dead) from error
     except (HfHubHTTPError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise DownloadError(f'hf://{name}: {lines[0] if lines else type(error).__name__}'

@@ -447,3 +447,11 @@ def test_a_network_without_features_is_no_search(folder):
     cfg = {**CONFIG, 'model': {**CONFIG['model'], 'type': BrightestChannel}}
     with pytest.raises(ValueError, match='neither embed nor a backbone'):
         Inferencer(cfg, {'scale': torch.ones(())}, device='cpu', gallery=folder)
+
+
+@pytest.mark.parametrize(('device', 'words'), [
+    ('gpu', "device 'gpu' is no device; accepted here: cpu"),
+    ('cuda:99', "device 'cuda:99' is not on this machine")])
+def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(device, words):
+    with pytest.raises(ValueError, match=words):
+        Inferencer('no such config', device=device)

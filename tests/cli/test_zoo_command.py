@@ -87,8 +87,8 @@ def test_a_source_that_is_not_there_is_an_error_with_the_nearest(capsys):
 
 
 @pytest.mark.parametrize(('argv', 'words'), [
-    (['--limit', '-3'], "must be a whole number, 0 or above, got '-3'"),
-    (['--limit', 'all'], "must be a whole number, 0 or above, got 'all'"),
+    (['--limit', '-3'], "got '-3'; accepted: a whole number of 0 or more"),
+    (['--limit', 'all'], "got 'all'; accepted: a whole number of 0 or more"),
 ])
 def test_a_number_of_rows_that_is_none_is_refused(argv, words, capsys):
     with pytest.raises(SystemExit) as caught:

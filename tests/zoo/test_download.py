@@ -128,6 +128,29 @@ def test_a_server_that_is_not_there_is_named(server, tmp_path):
     assert 'no connection' in text and '127.0.0.1:9' in text
 
 
+@pytest.mark.parametrize(('manner', 'is_dead'), [
+    ('hang', True), ('drip', True), ('always', False), ('nowhere', False), ('wrong', False),
+    ('broken', False)])
+def test_a_host_is_dead_only_where_it_hangs_or_is_not_there(manner, is_dead, server):
+    host = server.url('').split('/')[2]
+    with pytest.raises(DownloadError) as caught:
+        download([f'http://127.0.0.1:9/{NAME}', server.url(f'{manner}/{NAME}')],
+                 patience=Patience(0.3, 1, 0.01))
+    assert caught.value.dead_hosts == {'127.0.0.1:9', *([host] if is_dead else [])}
+
+
+def test_a_host_to_skip_is_not_asked_but_the_cache_and_other_hosts_are(server, tmp_path):
+    alive = server.url(f'ok/{NAME}')
+    dead = alive.replace('127.0.0.1', 'localhost')
+    skipped = {dead.split('/')[2]}
+    with pytest.raises(DownloadError, match='its host did not answer before'):
+        download(dead, patience=FAST, skip_hosts=skipped)
+    assert server.requests == []
+    assert fetch([dead, alive], skip_hosts=skipped).read_bytes() == CONTENT
+    assert fetch(dead, skip_hosts=skipped).read_bytes() == CONTENT, 'it is in the cache now'
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(('manner', 'size'), [('ok', len(CONTENT) - 1), ('longer', len(CONTENT))])
 def test_a_file_of_another_size_is_refused_before_it_is_read(manner, size, server, tmp_path):
     assert 'bytes instead of' in refused(tmp_path, server.url(f'{manner}/a.pth'), size=size)
