@@ -88,7 +88,7 @@ def misfit(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
     report, _ = match(model, state)
     problems = []
     for label, names in (('missing', report.missing), ('unexpected', report.unexpected),
-                         ('wrong shape', list(report.wrong_shape))):
+                         ('wrong shape', [*report.wrong_shape, *report.resized])):
         if names:
             problems.append(f'{len(names)} {label} ({", ".join(names[:2])})')
     return '; '.join(problems)

@@ -373,5 +373,9 @@ def _fit_position(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: 
     """Interpolate positions learned for another (square) grid when weights are loaded."""
     assert isinstance(module, VisionTransformer)
     name = f'{prefix}position'
-    if name in state:
-        state[name] = resize_square_position(state[name], module.grid, module.num_placed)
+    if name not in state:
+        return
+    if f'{prefix}distill_token' in state and not module.with_distill_token and module.num_placed:
+        # A network without this token, which stands second, has no place for it.
+        state[name] = torch.cat([state[name][:, :1], state[name][:, 2:]], dim=1)
+    state[name] = resize_square_position(state[name], module.grid, module.num_placed)

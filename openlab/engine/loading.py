@@ -63,6 +63,7 @@ class LoadReport:
         missing: names of the model that the source lacks; they keep their initial values.
         unexpected: keys of the source that the model has no place for.
         wrong_shape: name to (shape in the source, shape in the model); not loaded.
+        resized: the same for what was interpolated to fit, such as positions of another grid.
         dropped: keys that the key map leaves out, with its reason.
         num_matched: parameters (single numbers) loaded.
         num_parameters: parameters that the model has.
@@ -77,6 +78,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     num_matched: int = 0
     num_parameters: int = 0
@@ -125,11 +127,11 @@ class LoadReport:
         return '\n'.join(lines)
 
     def _rows(self) -> list[tuple[str, list[str]]]:
-        shapes = [
-            f'{name} (source {list(got)}, model {list(want)})'
-            for name, (got, want) in self.wrong_shape.items()]
+        shapes, resized = (
+            [f'{name} (source {list(got)}, model {list(want)})'
+             for name, (got, want) in found.items()] for found in (self.wrong_shape, self.resized))
         reasons = [f'{key} ({why})' for key, why in self.dropped.items()]
-        return [('missing', self.missing), ('wrong shape', shapes),
+        return [('resized', resized), ('missing', self.missing), ('wrong shape', shapes),
                 ('unexpected', self.unexpected), ('dropped', reasons)]
 
 
@@ -323,6 +325,12 @@ def _compare(
         else:
             report.matched.append(name)
             chosen[name] = state[name]
+    if report.wrong_shape:
+        fitted = _fitted(model, state)
+        for name in [n for n in report.wrong_shape if fitted[n].shape == own[n].shape]:
+            report.resized[name] = report.wrong_shape.pop(name)
+            report.matched.append(name)
+            chosen[name] = fitted[name]
     # a tensor with two names has been loaded once one of them has
     _, shared = split_shared(own)
     loaded = {shared.get(name, name) for name in chosen}
@@ -334,6 +342,15 @@ def _compare(
     report.num_matched = sum(
         p.numel() for name, p in parameters.items() if shared.get(name, name) in loaded)
     return report, chosen
+
+
+def _fitted(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state after what modules do to it when it is loaded: interpolate positions, say."""
+    fitted = dict(state)
+    for name, module in model.named_modules():
+        for hook in module._load_state_dict_pre_hooks.values():
+            hook(fitted, f'{name}.' if name else '', {}, False, [], [], [])
+    return fitted
 
 
 def _problems(

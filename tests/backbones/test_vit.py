@@ -200,6 +200,17 @@ def test_what_fills_no_patch_of_an_image_of_the_size_of_training_is_cut_off_as_i
         backbone(torch.zeros(1, 3, 30, 32))
 
 
+def test_a_network_without_distillation_token_takes_the_weights_of_one_that_has_it():
+    torch.manual_seed(0)
+    distilled = VisionTransformer(**SMALL, with_distill_token=True)
+    torch.nn.init.normal_(distilled.position)
+    plain = VisionTransformer(**SMALL)
+    report = load_weights(plain, distilled.state_dict())
+    assert report.complete and report.unexpected == ['distill_token']
+    torch.testing.assert_close(plain.position[:, 1:], distilled.position[:, 2:])
+    torch.testing.assert_close(plain.position[:, 0], distilled.position[:, 0])
+
+
 def test_class_token_and_mean_are_those_that_transformers_classifies_dinov2_by():
     config = transformers.Dinov2Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from openlab.backbones.vit import VisionTransformer
 from openlab.cli import main
 from openlab.engine.checkpoint import CheckpointParts, save_checkpoint
 from openlab.engine.checkpoint_files import CheckpointError, write_weights
@@ -230,3 +231,25 @@ def test_the_printed_table_lists_what_did_not_fit(capsys):
 def test_metadata_of_a_checkpoint_comes_with_the_report(tmp_path):
     write_weights(tmp_path / 'w.safetensors', Net().state_dict(), {'classes': ['a', 'b']})
     assert load_weights(Net(), tmp_path / 'w.safetensors').metadata['classes'] == ['a', 'b']
+
+
+def test_positions_of_another_image_size_are_interpolated_as_timm_does_and_told():
+    import timm
+    from timm.layers import resample_abs_pos_embed
+
+    shape = {'patch_size': 8, 'embed_dim': 32, 'depth': 1, 'num_heads': 2}
+    torch.manual_seed(0)
+    source = timm.models.VisionTransformer(img_size=32, **shape).state_dict()
+    source['pos_embed'].normal_()
+    model = VisionTransformer(image_size=48, **shape)
+    report = load_weights(model, source)
+    expected = resample_abs_pos_embed(source['pos_embed'], [6, 6], num_prefix_tokens=1)
+    torch.testing.assert_close(model.position, expected, rtol=1e-4, atol=1e-4)
+    assert report.resized == {'position': ((1, 17, 32), (1, 37, 32))} and report.complete
+    assert 'resized      1: position (source [1, 17, 32], model [1, 37, 32])' in str(report)
+
+
+def test_what_no_module_can_interpolate_stays_an_error():
+    source = VisionTransformer(patch_size=8, embed_dim=32, depth=1, num_heads=2).state_dict()
+    with pytest.raises(LoadError, match='of another shape'):
+        load_weights(VisionTransformer(patch_size=8, embed_dim=48, depth=1, num_heads=2), source)
