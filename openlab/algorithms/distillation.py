@@ -65,7 +65,12 @@ class FeaturePair(nn.Module):
         The teacher's map is brought to the size of the student's.
         """
         is_map = student.ndim == 4
-        projected = self.projector(student.movedim(1, -1) if is_map else student)
+        last = student.movedim(1, -1) if is_map else student
+        if isinstance(self.projector, nn.Linear) and last.shape[-1] != self.projector.in_features:
+            raise ValueError(
+                f'{self.student!r} of the student gives {last.shape[-1]} channels, not '
+                f'{self.projector.in_features}; set in_channels of the FeaturePair to them')
+        projected = self.projector(last)
         projected = projected.movedim(-1, 1) if is_map else projected
         if is_map and teacher.ndim == 4 and teacher.shape[-2:] != projected.shape[-2:]:
             size = (projected.shape[-2], projected.shape[-1])
@@ -134,10 +139,9 @@ class Distillation(Algorithm):
         """The frozen algorithm."""
         return self._unlisted[0]
 
-    def weights_of_parts(self) -> list[tuple[str, nn.Module, str]]:
-        """What a training has to load before it begins: name, module and source of each."""
-        return [] if self.teacher_weights is None else [
-            ('teacher', self.teacher, self.teacher_weights)]
+    def weights_of_parts(self) -> list[tuple[str, nn.Module, str | None]]:
+        """What a training loads before it begins: setting, module and source, if any, of each."""
+        return [('teacher_weights', self.teacher, self.teacher_weights)]
 
     def forward(self, inputs: Any, samples: list[DataSample] | None = None,
                 mode: Mode = 'tensor') -> Any:

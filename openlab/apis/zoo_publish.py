@@ -33,9 +33,10 @@ from openlab.engine.checkpoint_files import (
 )
 from openlab.engine.loading import read_state
 from openlab.utils.json_lines import is_number, read_rows
+from openlab.utils.offline import OFFLINE_VARIABLE, is_offline
 from openlab.zoo.bases import Base, base_of_entry, bases_of
 from openlab.zoo.card import licence_chain, result_table
-from openlab.zoo.download import OFFLINE_VARIABLE, file_hash, is_offline
+from openlab.zoo.download import file_hash
 
 logger = logging.getLogger('openlab')
 LOG = 'log.jsonl'

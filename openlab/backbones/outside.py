@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from openlab.utils.offline import is_offline
 from openlab.zoo.key_map import KeyMap
 
 # Where classifiers of other libraries keep the layer that LinearHead calls ``fc``.
@@ -24,9 +26,13 @@ _CLASSIFIERS = ('fc', 'classifier', 'head', r'head\.fc', r'head\.l', r'heads\.he
 def import_library(name: str, component: str) -> ModuleType:
     """Import an optional library for a component that needs it.
 
+    Where ``OPENLAB_OFFLINE`` is set, the hub that such libraries download from is told so.
+
     Raises:
         ImportError: if it is not installed; the message has the line that installs it.
     """
+    if is_offline():
+        os.environ.setdefault('HF_HUB_OFFLINE', '1')  # read when the hub's library is imported
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

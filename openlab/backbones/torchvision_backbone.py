@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from openlab.backbones.outside import library_maps, near_names
 from openlab.registry import MODELS
+from openlab.utils.offline import OFFLINE_VARIABLE, is_offline
 
 # Networks that take images of one size, and their argument for it.
 _SIZE_ARGUMENTS = {'VisionTransformer': 'image_size', 'MaxVit': 'input_size'}
@@ -116,6 +118,8 @@ class TorchvisionBackbone(nn.Module):
                 raise ValueError(f"{name} has no linear layer at its end; output='maps' gives its "
                                  'last map, whose mean LinearHead takes')
             wanted, self.out_channels = [vector.name], (vector.shape[1],)
+        if pretrained and is_offline():
+            _check_cached(name, str(self.tag))
         full = _quiet(get_model, name, weights=self.tag if pretrained else None, **arguments)
         self.net = create_feature_extractor(full, wanted, suppress_diff_warning=True)
         self._wanted = tuple(wanted)
@@ -167,6 +171,21 @@ def _check_name(name: str) -> None:
             f'{name} is no image classifier; openlab has detectors and segmentors of its own, '
             'which take any backbone: openlab registry ls model')
     raise ValueError(f'torchvision has no network {name!r}{near_names(name, classifiers)}')
+
+
+def _check_cached(name: str, tag: str) -> None:
+    """Refuse weights that would have to be downloaded.
+
+    Raises:
+        ValueError: if torch's cache lacks them.
+    """
+    from torchvision.models import get_model_weights
+
+    address = get_model_weights(name)[tag].url  # type: ignore[misc]
+    file = Path(torch.hub.get_dir()) / 'checkpoints' / address.rpartition('/')[2]
+    if not file.is_file():
+        raise ValueError(f'pretrained={tag!r} of {name} is not in the cache ({file}) and '
+                         f'{OFFLINE_VARIABLE} is set; unset it once to download {address}')
 
 
 def _tag_of(name: str, pretrained: bool | str) -> str | None:

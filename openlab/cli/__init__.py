@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         what the subcommand returns else. A fault of the program raises.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = _format_warning
     debug, arguments = _take_debug(arguments)
     if not arguments or arguments[0] in ('-h', '--help', 'help'):
         print(overview())
@@ -113,6 +115,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f'openlab {name}: {message_of(error)}', file=sys.stderr)
         return 2
+
+
+_PLAIN_FORMAT = warnings.formatwarning
+
+
+def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int,
+                    line: str | None = None) -> str:
+    """Notes on a config are for users, whom no line of our source helps."""
+    if category.__name__ == 'ConfigWarning':
+        return f'note: {message}\n'
+    return _PLAIN_FORMAT(message, category, filename, lineno, line)
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:

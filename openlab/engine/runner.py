@@ -404,10 +404,17 @@ class Runner(RunnerAttributes):
 
     def _load_parts(self) -> None:
         """Load what a model asks for beside its own weights, such as a teacher."""
-        from openlab.engine.loading import load_weights
+        from openlab.engine.loading import LoadError, load_weights
 
         for name, part, source in getattr(self.unwrapped_model, 'weights_of_parts', list)():
-            self.logger.info('%s: %s', name, load_weights(part, source))
+            if source is None:
+                self.logger.warning('model.%s is not set: what needs them starts from the values '
+                                    'that it was built with', name)
+                continue
+            try:
+                self.logger.info('%s: %s', name, load_weights(part, source))
+            except LoadError as error:
+                raise LoadError(f'model.{name}: {error}', error.report) from error
 
     def resume(self, filename: str | None = None, **_: Any) -> None:  # type: ignore[override]
         """Continue the checkpoint that ``resume`` names, or the newest sound one of work_dir."""

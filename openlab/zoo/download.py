@@ -30,11 +30,11 @@ from urllib.parse import unquote, urlparse
 
 import openlab
 from openlab.utils.folders import CACHE_VARIABLE, cache_folder
+from openlab.utils.offline import OFFLINE_VARIABLE, is_offline
 
 logger = logging.getLogger('openlab')
 
 MIRROR_VARIABLE = 'OPENLAB_ZOO_MIRROR'
-OFFLINE_VARIABLE = 'OPENLAB_OFFLINE'
 TIMEOUT_VARIABLE = 'OPENLAB_ZOO_TIMEOUT'
 # Hosts that are known to be gone: one short attempt, then the way out.
 SILENT_HOSTS = {'download.openmmlab.com': 'the host of OpenMMLab no longer answers'}
@@ -83,10 +83,6 @@ class Patience:
     retries: int = 4
     backoff: float = 1.0
 
-
-def is_offline() -> bool:
-    """Whether ``OPENLAB_OFFLINE`` forbids the network."""
-    return os.environ.get(OFFLINE_VARIABLE, '').lower() not in ('', '0', 'false', 'no')
 
 
 def hash_in_name(url: str) -> str | None:

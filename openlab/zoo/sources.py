@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from openlab.zoo.download import (
-    OFFLINE_VARIABLE,
-    DownloadError,
-    download,
-    is_offline,
-)
+from openlab.utils.offline import OFFLINE_VARIABLE, is_offline
+from openlab.zoo.download import DownloadError, download
 
 HUB = 'hf'
 SCHEMES = ('file', 'http', 'https', 'hf', 'pypi', 'torchvision', 'timm', 'zoo')

@@ -13,7 +13,7 @@ from openlab.data.datasets.digits import Digits
 from openlab.data.preprocessors import ImagePreprocessor
 from openlab.data.transforms.packing import PackInputs
 from openlab.engine.hooks.ema import EMAHook
-from openlab.engine.loading import load_weights
+from openlab.engine.loading import LoadError, load_weights
 from openlab.engine.runner import Runner
 from openlab.heads.distilled_head import DistilledHead
 from openlab.heads.linear_head import LinearHead
@@ -180,6 +180,9 @@ def test_what_does_not_fit_is_told():
     with pytest.raises(ValueError, match='set in_channels and out_channels of the FeaturePair'):
         distillation(features=[{'type': FeaturePair, 'student': 'backbone', 'teacher': 'backbone'}]
                      )(images, samples, mode='loss')
+    with pytest.raises(ValueError, match='gives 8 channels, not 33; set in_channels'):
+        FeaturePair('a', 'b', in_channels=33, out_channels=4)(
+            torch.zeros(1, 8, 2, 2), torch.zeros(1, 4, 2, 2))
     with pytest.raises(ValueError, match='must know the same classes'):
         distillation(teacher=classifier(16, classes=7))(images, samples, mode='loss')
     with pytest.raises(ValueError, match='needs samples'):
@@ -222,3 +225,14 @@ def test_a_run_loads_the_teacher_and_resumes_to_the_same_weights(tmp_path):
     report = load_weights(plain, tmp_path / 'parts' / 'checkpoints' / 'last')
     assert report.complete and report.averaged
     assert not [k for k in report.unexpected if 'teacher' in k]
+
+
+def test_a_teacher_that_loads_nothing_is_told_and_one_that_does_not_fit_is_named(
+        tmp_path, caplog):
+    torch.save(build(classifier(16, 7)).state_dict(), tmp_path / 'seven.pth')
+    with pytest.raises(LoadError, match=r'model\.teacher_weights: the weights do not fit'):
+        run_of(tmp_path / 'wrong', tmp_path / 'seven.pth').train()
+    runner = run_of(tmp_path / 'none', tmp_path / 'seven.pth')
+    runner.unwrapped_model.teacher_weights = None
+    runner.train()
+    assert 'model.teacher_weights is not set' in caplog.text

@@ -140,3 +140,10 @@ def test_preprocessing_is_that_of_the_weights():
 def test_a_wrong_argument_is_named(arguments, message):
     with pytest.raises(ValueError, match=message), torch.device('meta'):
         TorchvisionBackbone(**arguments)
+
+
+def test_weights_that_are_not_here_are_refused_offline(monkeypatch, tmp_path):
+    monkeypatch.setenv('OPENLAB_OFFLINE', '1')
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    with pytest.raises(ValueError, match='OPENLAB_OFFLINE is set; unset it once to download'):
+        TorchvisionBackbone('resnet18', pretrained=True)

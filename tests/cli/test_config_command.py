@@ -1,6 +1,8 @@
 """``openlab config`` and ``openlab model``, as typed."""
 
 import json
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -105,3 +107,12 @@ def test_latency_and_throughput_are_measured(config, capsys):
     out = capsys.readouterr().out
     assert 'ms median' in out
     assert 'inputs/s of 3x32x32 in batches of 2' in out
+
+
+def test_notes_on_a_config_are_plain_lines_without_a_place_in_our_source():
+    done = subprocess.run(
+        [sys.executable, '-m', 'openlab', 'config', 'show', 'retinanet_resnet50_12e_coco',
+         '--set', 'model.backbone=RegNetX-400MF'], capture_output=True, text=True, check=True)
+    notes = [line for line in done.stderr.splitlines() if 'load_from' in line]
+    assert notes and all(line.startswith('note: ') for line in notes)
+    assert 'ConfigWarning' not in done.stderr

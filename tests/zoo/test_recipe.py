@@ -160,7 +160,8 @@ def test_a_config_names_a_model_of_the_zoo_as_the_teacher_of_another():
             'type': Distillation, 'student': student, 'logits': {'type': 'SoftTargetLoss'},
             'teacher': {'type': zoo_model, 'name': 'mobilenet-v2'},
             'teacher_weights': 'zoo://mobilenet-v2'})
-    assert [n for n, *_ in model.weights_of_parts()] == ['teacher']
+    assert [(n, source) for n, _, source in model.weights_of_parts()] == [
+        ('teacher_weights', 'zoo://mobilenet-v2')]
     assert model.teacher.head.num_classes == 1000
     assert model.teacher.backbone.out_channels == model.student.backbone.out_channels
 
