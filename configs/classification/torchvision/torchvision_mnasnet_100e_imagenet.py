@@ -20,7 +20,7 @@ model = dict(
     type=ImageClassifier,
     preprocessor=dict(
         type=ImagePreprocessor, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
-    backbone=dict(type=TorchvisionBackbone, name='mnasnet1_0', output='pooled'),
+    backbone=dict(type=TorchvisionBackbone, name='mnasnet1_0'),
     head=dict(type=LinearHead, num_classes=1000))
 
 max_epochs = 100
