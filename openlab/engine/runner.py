@@ -400,7 +400,25 @@ class Runner(RunnerAttributes):
         arguments = dict(source) if isinstance(source, Mapping) else {'source': source}
         report = load_weights(self.unwrapped_model, **arguments)
         self.logger.info('%s', report)
+        self._compare_statistics(str(arguments['source']))
         self._has_loaded = True
+
+    def _compare_statistics(self, source: str) -> None:
+        """Warn where weights of the zoo were trained on images that were normalised otherwise."""
+        from openlab.zoo.index import entry
+        from openlab.zoo.recipe import SCHEME
+
+        if not source.startswith(SCHEME):
+            return
+        told = entry(source.removeprefix(SCHEME)).get('preprocessing') or {}
+        for key in {'mean', 'std'} & told.keys():
+            has = getattr(getattr(self.unwrapped_model, 'preprocessor', None), key, None)
+            wanted = [round(value, 4) for value in told[key]]
+            if has is not None and has.numel() == len(wanted) and not torch.allclose(
+                    has.flatten().cpu().float(), torch.tensor(wanted), atol=0.5):
+                self.logger.warning(
+                    '%s was trained with %s %s, but model.preprocessor.%s is %s', source, key,
+                    wanted, key, [round(value, 4) for value in has.flatten().tolist()])
 
     def _load_parts(self) -> None:
         """Load what a model asks for beside its own weights, such as a teacher."""

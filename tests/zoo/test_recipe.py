@@ -165,3 +165,19 @@ def test_a_config_names_a_model_of_the_zoo_as_the_teacher_of_another():
     assert model.teacher.head.num_classes == 1000
     assert model.teacher.backbone.out_channels == model.student.backbone.out_channels
 
+
+
+def test_a_run_says_when_its_images_are_not_normalised_as_the_weights_want_it(
+        predict, tmp_path, caplog):
+    from openlab.config import load_config
+    from openlab.engine.runner import Runner
+
+    for mean, is_told in (('[127.5, 127.5, 127.5]', True), ('[123.675, 116.28, 103.53]', False)):
+        caplog.clear()
+        cfg = load_config('quickstart/classification', [
+            "model.backbone={'type': 'MobileNetV2'}", f'model.preprocessor.mean={mean}',
+            'model.preprocessor.std=[58.395, 57.12, 57.375]',
+            "load_from={'source': 'zoo://mobilenet-v2', 'replace_head': True}",
+            f'work_dir={tmp_path / mean}', 'env=null'])
+        Runner.from_config(cfg).load_weights()
+        assert ('was trained with mean [123.675' in caplog.text) == is_told
