@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from openlab.data.class_names import REMEDY, class_difference
+
+logger = logging.getLogger('openlab')
 _MAX_LISTED = 5
 
 
@@ -38,6 +42,44 @@ def check_classes(model: nn.Module, dataloader: Any) -> None:
     limit = len(classes) if classes else heads[0][1] if len(heads) == 1 else None
     if limit is not None:
         _check_labels(dataloader, limit)
+
+
+def check_same_classes(model: nn.Module, wanted: Sequence[str] | None, dataloader: Any,
+                       part: str, other: str) -> None:
+    """Compare class names, for a model that has learned what each label means.
+
+    Args:
+        model: one without a head for classes, or one that ``gives_features``, may differ.
+        wanted: the names that it learns or has learned, in the order of the labels.
+        dataloader: the data that it is evaluated on.
+        part: what to call these data.
+        other: what to call the owner of ``wanted``.
+
+    Raises:
+        ValueError: if the same label means two classes; the message names them.
+    """
+    found = metainfo_of(dataloader).get('classes')
+    difference = class_difference(wanted, found)
+    if difference and any(_heads(model)) and not getattr(model, 'gives_features', False):
+        raise ValueError(f'{part} has other classes than {other}, so its labels would mean other '
+                         f'classes: it {difference}; {REMEDY}')
+
+
+def check_learned_classes(model: nn.Module, learned: Sequence[str] | None, dataloader: Any,
+                          part: str) -> None:
+    """Compare the class names that loaded weights tell with those of the data.
+
+    Raises:
+        ValueError: if the same label means two classes.
+    """
+    found = metainfo_of(dataloader).get('classes')
+    if learned and found and len(learned) == len(found) and set(learned).isdisjoint(found):
+        # Two vocabularies of one set, such as WordNet ids and English names.
+        logger.warning('%s has not one of the class names that the weights tell (%s; %s): they '
+                       'are taken to be in the same order', part,
+                       ', '.join(found[:_MAX_LISTED]), ', '.join(learned[:_MAX_LISTED]))
+        return
+    check_same_classes(model, learned, dataloader, part, 'the loaded weights')
 
 
 def _heads(model: nn.Module) -> Iterator[tuple[str, int]]:
