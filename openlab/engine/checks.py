@@ -24,8 +24,13 @@ def metainfo_of(dataloader: Any) -> dict[str, Any]:
     return {}
 
 
-def check_classes(model: nn.Module, dataloader: Any) -> None:
+def check_classes(model: nn.Module, dataloader: Any, trains: bool = True) -> None:
     """Compare the classes of a head with those of the data, and the labels with both.
+
+    Args:
+        model: its heads are the modules with ``head`` in their name and ``num_classes``.
+        dataloader: its dataset may tell ``classes`` and ``labels``.
+        trains: whether the model learns these data; else it may be the data that are wrong.
 
     Raises:
         ValueError: if they do not fit; the message names where to change what.
@@ -37,8 +42,10 @@ def check_classes(model: nn.Module, dataloader: Any) -> None:
             some = ', '.join(map(str, classes[:_MAX_LISTED]))
             raise ValueError(
                 f'{name}.num_classes={count}, but the dataset has {len(classes)} classes '
-                f'({some}{" ..." if len(classes) > _MAX_LISTED else ""}); set it to '
-                f'{len(classes)}')
+                f'({some}{" ..." if len(classes) > _MAX_LISTED else ""}); '
+                + (f'set it to {len(classes)}' if trains else
+                   f'if the model was trained on {count}, give the dataset the same classes=[...] '
+                   f'as that of the training'))
     limit = len(classes) if classes else heads[0][1] if len(heads) == 1 else None
     if limit is not None:
         _check_labels(dataloader, limit)

@@ -307,7 +307,7 @@ class Runner(RunnerAttributes):
             self.load_weights()
             if not getattr(self.unwrapped_model, 'gives_features', False):
                 self._compare_with_training(stage, loop.dataloader)
-                checks.check_classes(self.unwrapped_model, loop.dataloader)
+                checks.check_classes(self.unwrapped_model, loop.dataloader, trains=False)
             metrics = loop.run()
             self.call_hook('after_run')
         return metrics
