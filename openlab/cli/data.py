@@ -135,7 +135,8 @@ def run_check(cfg: Any, args: argparse.Namespace) -> int:
     for split in splits:
         try:
             loader = make_loader(cfg, split)
-            found = check_dataset(loader.source, classes, args.decode, args.first)
+            found = check_dataset(loader.source, classes, args.decode, args.first,
+                                  () if split == 'train' else learned_classes(cfg))
         except (DataError, FileNotFoundError) as error:
             found = Findings(problems=[str(error)])
         print(f'{split}_dataloader.dataset')
@@ -146,6 +147,21 @@ def run_check(cfg: Any, args: argparse.Namespace) -> int:
         problems += len(found.problems)
     print(f'{problems} problems' if problems else 'no problems')
     return 1 if problems else 0
+
+
+def learned_classes(cfg: Any) -> tuple[str, ...]:
+    """Class names of the training, or none where its data cannot be read or need not be met."""
+    from openlab.data.errors import DataError
+    from openlab.registry import MODELS, UnknownComponentError
+
+    model = (cfg.get('model') or {}).get('type')
+    try:
+        model = MODELS.get(model) if isinstance(model, str) else model
+        if not cfg.get('train_dataloader') or getattr(model, 'gives_features', False):
+            return ()
+        return tuple(make_loader(cfg, 'train').metainfo.get('classes') or ())
+    except (DataError, FileNotFoundError, UnknownComponentError):
+        return ()  # the check of the training itself says why
 
 
 def run_show(cfg: Any, args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from openlab.data.class_names import REMEDY, class_difference
 from openlab.data.dataloader import DataLoader
 from openlab.data.datasets.base import BaseDataset, preview
 from openlab.data.datasets.wrappers import DatasetWrapper
@@ -56,7 +57,7 @@ def numbers_of_classes(model: Any, path: str = 'model') -> dict[str, int]:
 
 
 def check_dataset(dataset: Any, num_classes: Mapping[str, int], decode: bool = False,
-                  first: int = 5) -> Findings:
+                  first: int = 5, learned: Sequence[str] = ()) -> Findings:
     """Check annotations, labels and files.
 
     Args:
@@ -64,6 +65,7 @@ def check_dataset(dataset: Any, num_classes: Mapping[str, int], decode: bool = F
         num_classes: what the model expects, by key path.
         decode: read every image, not only look whether it exists.
         first: how many examples to print of each kind of problem.
+        learned: classes of the training, where these are other data.
     """
     found = Findings()
     found.lines.append(f'items kept: {len(dataset)}')
@@ -71,7 +73,13 @@ def check_dataset(dataset: Any, num_classes: Mapping[str, int], decode: bool = F
     classes = dataset.metainfo.get('classes', ()) if hasattr(dataset, 'metainfo') else ()
     if classes:
         found.lines.append(f'classes: {len(classes)}: {preview(classes, 12)}')
-    _check_labels(dataset, classes, num_classes, found)
+    difference = class_difference(learned, classes) if num_classes else ''
+    if difference:
+        found.problems.append(f'the classes are not those of train_dataloader.dataset: this set '
+                              f'{difference}; {REMEDY}')
+    # Where the training fits, a model with as many classes as here would fit nothing.
+    _check_labels(dataset, classes, {k: n for k, n in num_classes.items()
+                                     if not difference or n != len(learned)}, found)
     for part in base_datasets(dataset):
         _check_files(part, decode, found, first)
     return found

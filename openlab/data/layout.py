@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from openlab.data.class_names import class_difference
 from openlab.data.datasets.base import IMAGE_SUFFIXES, BaseDataset, list_images, preview
 from openlab.data.datasets.coco import CocoDataset
 from openlab.data.datasets.image_folder import ImageFolder
@@ -87,7 +88,7 @@ def recognise(folder: str | Path, kind: str | None = None) -> Layout:
 def find_coco(root: Path) -> Layout | None:
     """JSON files in the folder, in ``annotations`` or beside the images of a part."""
     parts: dict[str, dict[str, Any]] = {}
-    classes: tuple[str, ...] = ()
+    names: dict[str, list[str]] = {}
     files = sorted(root.glob('*.json')) + sorted(root.glob('*/*.json'))
     for file in sorted(files, key=lambda f: 'instances' not in f.name):
         part = part_of(str(file.relative_to(root))) or 'train'
@@ -102,8 +103,11 @@ def find_coco(root: Path) -> Layout | None:
         img_dir = _image_dir(root, file, part, content['images'][0].get('file_name', ''))
         parts[part] = {'ann_file': file.relative_to(root).as_posix(), 'img_dir': img_dir}
         categories = sorted(content['categories'], key=lambda c: c['id'])
-        classes = classes or tuple(str(c['name']) for c in categories)
-    return Layout('coco', root, CocoDataset, parts, classes) if parts else None
+        names[part] = [str(c['name']) for c in categories]
+    if not parts:
+        return None
+    _compare_parts(root, names)
+    return Layout('coco', root, CocoDataset, parts, tuple(next(iter(names.values()))))
 
 
 def _image_dir(root: Path, file: Path, part: str, name: str) -> str:
@@ -196,15 +200,24 @@ def find_image_folder(root: Path) -> Layout | None:
         for name in names:
             if _has_class_folders(root / name):
                 parts[part] = {'folder': name}
-    if not parts and _has_class_folders(root):
+    if not parts and not folders_of_parts(root) and _has_class_folders(root):
         parts['train'] = {'folder': ''}
     if not parts:
         return None
-    first = root / next(iter(parts.values()))['folder']
-    classes = tuple(sorted(p.name for p in first.iterdir() if p.is_dir() and p.name[0] != '.'))
+    for part, folder in folders_of_parts(root).items():
+        inner = _class_folders(folder)
+        if part not in parts and len(inner) > 1:  # to train without it would be no help
+            named = preview([str(p.relative_to(root)) for p in _without_images(inner) or inner])
+            raise DataError(f'{root}: the part {part!r} cannot be used: no images in {named}; '
+                            f'put images there, or remove what is no class')
+    folders = {part: _class_folders(root / a['folder']) for part, a in parts.items()}
+    _compare_parts(root, {part: [p.name for p in found] for part, found in folders.items()})
+    classes = tuple(p.name for p in next(iter(folders.values())))
     for arguments in parts.values():
         arguments['classes'] = list(classes)
-    return Layout('image-folder', root, ImageFolder, parts, classes)
+    notes = [f'{p.relative_to(root)} has no images' for found in folders.values() for p in found
+             if not _has_images(p)]
+    return Layout('image-folder', root, ImageFolder, parts, classes, notes)
 
 
 def folders_of_parts(root: Path) -> dict[str, Path]:
@@ -215,11 +228,36 @@ def folders_of_parts(root: Path) -> dict[str, Path]:
 
 
 def _has_class_folders(folder: Path) -> bool:
+    """Whether there are several folders, with images at any depth; some may be empty."""
+    inner = _class_folders(folder)
+    return len(inner) > 1 and any(map(_has_images, inner)) and not _without_images(inner)
+
+
+def _without_images(folders: list[Path]) -> list[Path]:
+    """Folders of other files, such as ``labels`` beside ``images``: no classes."""
+    return [p for p in folders if not _has_images(p) and any(f.is_file() for f in p.rglob('*'))]
+
+
+def _class_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        return False
-    inner = [p for p in folder.iterdir() if p.is_dir() and p.name[0] != '.']
-    return len(inner) > 1 and all(any(f.suffix.lower() in IMAGE_SUFFIXES for f in p.iterdir())
-                                  for p in inner)
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != '.')
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether an image lies in a folder, at any depth."""
+    return any(f.suffix.lower() in IMAGE_SUFFIXES and f.name[0] != '.' for f in folder.rglob('*'))
+
+
+def _compare_parts(root: Path, names: dict[str, list[str]]) -> None:
+    """Refuse parts whose classes differ, for the same label would mean two classes."""
+    first, *others = names
+    for part in others:
+        difference = class_difference(sorted(names[first]), sorted(names[part]))
+        if difference:
+            raise DataError(f'{root}: the part {part!r} has other classes than {first!r}: it '
+                            f'{difference}; make their names the same (for class folders, a class '
+                            f'without images may be an empty folder)')
 
 
 def part_of(name: str) -> str | None:

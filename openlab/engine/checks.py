@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from openlab.data.class_names import REMEDY, class_difference
+
+logger = logging.getLogger('openlab')
 _MAX_LISTED = 5
 
 
@@ -20,8 +24,13 @@ def metainfo_of(dataloader: Any) -> dict[str, Any]:
     return {}
 
 
-def check_classes(model: nn.Module, dataloader: Any) -> None:
+def check_classes(model: nn.Module, dataloader: Any, trains: bool = True) -> None:
     """Compare the classes of a head with those of the data, and the labels with both.
+
+    Args:
+        model: its heads are the modules with ``head`` in their name and ``num_classes``.
+        dataloader: its dataset may tell ``classes`` and ``labels``.
+        trains: whether the model learns these data; else it may be the data that are wrong.
 
     Raises:
         ValueError: if they do not fit; the message names where to change what.
@@ -33,11 +42,51 @@ def check_classes(model: nn.Module, dataloader: Any) -> None:
             some = ', '.join(map(str, classes[:_MAX_LISTED]))
             raise ValueError(
                 f'{name}.num_classes={count}, but the dataset has {len(classes)} classes '
-                f'({some}{" ..." if len(classes) > _MAX_LISTED else ""}); set it to '
-                f'{len(classes)}')
+                f'({some}{" ..." if len(classes) > _MAX_LISTED else ""}); '
+                + (f'set it to {len(classes)}' if trains else
+                   f'if the model was trained on {count}, give the dataset the same classes=[...] '
+                   f'as that of the training'))
     limit = len(classes) if classes else heads[0][1] if len(heads) == 1 else None
     if limit is not None:
         _check_labels(dataloader, limit)
+
+
+def check_same_classes(model: nn.Module, wanted: Sequence[str] | None, dataloader: Any,
+                       part: str, other: str) -> None:
+    """Compare class names, for a model that has learned what each label means.
+
+    Args:
+        model: one without a head for classes, or one that ``gives_features``, may differ.
+        wanted: the names that it learns or has learned, in the order of the labels.
+        dataloader: the data that it is evaluated on.
+        part: what to call these data.
+        other: what to call the owner of ``wanted``.
+
+    Raises:
+        ValueError: if the same label means two classes; the message names them.
+    """
+    found = metainfo_of(dataloader).get('classes')
+    difference = class_difference(wanted, found)
+    if difference and any(_heads(model)) and not getattr(model, 'gives_features', False):
+        raise ValueError(f'{part} has other classes than {other}, so its labels would mean other '
+                         f'classes: it {difference}; {REMEDY}')
+
+
+def check_learned_classes(model: nn.Module, learned: Sequence[str] | None, dataloader: Any,
+                          part: str) -> None:
+    """Compare the class names that loaded weights tell with those of the data.
+
+    Raises:
+        ValueError: if the same label means two classes.
+    """
+    found = metainfo_of(dataloader).get('classes')
+    if learned and found and len(learned) == len(found) and set(learned).isdisjoint(found):
+        # Two vocabularies of one set, such as WordNet ids and English names.
+        logger.warning('%s has not one of the class names that the weights tell (%s; %s): they '
+                       'are taken to be in the same order', part,
+                       ', '.join(found[:_MAX_LISTED]), ', '.join(learned[:_MAX_LISTED]))
+        return
+    check_same_classes(model, learned, dataloader, part, 'the loaded weights')
 
 
 def _heads(model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -143,6 +143,7 @@ class Runner(RunnerAttributes):
         self.param_schedulers: Any = []
         self._train_loop = self._val_loop = self._test_loop = None  # type: ignore[assignment]
         self._has_loaded = False
+        self._learned_classes: list[str] = []  # what the loaded weights tell
         self._message_hub: Any = None
         self.model = self.build_model(model)
         self.unwrapped_model: nn.Module = self.model
@@ -276,6 +277,8 @@ class Runner(RunnerAttributes):
             raise ValueError('training needs train_dataloader and train_cfg')
         self._val_loop = self.build_loop('val')
         self._learn_dataset(self._train_loop.dataloader)
+        if self._val_loop is not None:
+            self._compare_with_training('val', self._val_loop.dataloader)
         self._load_parts()
         self.load_weights()
         self._prepare_model()
@@ -299,9 +302,12 @@ class Runner(RunnerAttributes):
             if loop is None:
                 raise ValueError(f'{stage} needs {stage}_dataloader')
             setattr(self, f'_{stage}_loop', loop)
-            self._learn_dataset(loop.dataloader)
+            self.dataset_meta = checks.metainfo_of(loop.dataloader)
             self.call_hook('before_run')
             self.load_weights()
+            if not getattr(self.unwrapped_model, 'gives_features', False):
+                self._compare_with_training(stage, loop.dataloader)
+                checks.check_classes(self.unwrapped_model, loop.dataloader, trains=False)
             metrics = loop.run()
             self.call_hook('after_run')
         return metrics
@@ -402,6 +408,8 @@ class Runner(RunnerAttributes):
         self.logger.info('%s', report)
         self._compare_statistics(str(arguments['source']))
         self._has_loaded = True
+        if report.complete:  # else the head is new, and so are its classes
+            self._learned_classes = report.metadata.get('classes') or []
 
     def _compare_statistics(self, source: str) -> None:
         """Warn where weights of the zoo were trained on images that were normalised otherwise."""
@@ -479,3 +487,14 @@ class Runner(RunnerAttributes):
     def _learn_dataset(self, dataloader: Any) -> None:
         self.dataset_meta = checks.metainfo_of(dataloader)
         checks.check_classes(self.unwrapped_model, dataloader)
+
+    def _compare_with_training(self, stage: str, dataloader: Any) -> None:
+        """Let labels of evaluation mean the classes that the model was trained on."""
+        part = f'{stage}_dataloader.dataset'
+        if self._train_loop is None:
+            checks.check_learned_classes(
+                self.unwrapped_model, self._learned_classes, dataloader, part)
+            return
+        wanted = checks.metainfo_of(self._train_loop.dataloader).get('classes')
+        checks.check_same_classes(
+            self.unwrapped_model, wanted, dataloader, part, 'train_dataloader.dataset')

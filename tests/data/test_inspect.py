@@ -53,6 +53,20 @@ def test_labels_are_held_against_the_model(project, capsys, num_classes, message
     assert message in capsys.readouterr().out
 
 
+def test_validation_is_told_what_it_lacks_and_not_to_shrink_the_model(project, capsys):
+    root, write = project
+    config = write()
+    (root / 'val' / 'dog').mkdir(parents=True)
+    (root / 'images' / 'dog' / '1.png').rename(root / 'val' / 'dog' / '1.png')
+    config.write_text(config.read_text() + "val_dataloader = dict(batch_size=2, num_workers=0, "
+                      "dataset=dict(type='ImageFolder', data_root='val'))")
+    assert main(['data', 'check', str(config), '--split', 'val']) == 1
+    text = capsys.readouterr().out
+    assert ('PROBLEM: the classes are not those of train_dataloader.dataset: this set lacks cat; '
+            'give both') in text
+    assert 'set it to' not in text and text.endswith('\n1 problems\n')
+
+
 def test_dropped_missing_and_unreadable_items_are_listed_with_reasons(project, capsys):
     root, write = project
     (root / 'images' / 'list.csv').write_text(

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +82,54 @@ def test_class_folders_with_and_without_parts(tmp_path, files):
     layout = recognise(tmp_path / 'parts')
     assert layout.kind == 'image-folder' and set(layout.parts) == {'train', 'test'}
     assert len(layout.open('test')) == 2
+
+
+@pytest.fixture
+def parts(tmp_path, files):
+    for part in ('train', 'val'):
+        for name in ('cat', 'dog', 'owl'):
+            files.image(tmp_path / part / name / '1.png')
+    return tmp_path
+
+
+def test_an_empty_class_folder_is_told_and_does_not_cost_the_part(parts):
+    (parts / 'train' / 'dog' / '1.png').unlink()
+    layout = recognise(parts)
+    assert set(layout.parts) == {'train', 'val'} and layout.classes == ('cat', 'dog', 'owl')
+    assert layout.notes == [f'{Path("train/dog")} has no images']
+    (parts / 'train' / 'dog' / 'notes.txt').touch()
+    with pytest.raises(DataError, match=r"part 'train' cannot be used: no images in train.dog;"):
+        recognise(parts)
+
+
+def test_images_may_lie_deeper_within_their_class(parts, files):
+    (parts / 'train' / 'dog' / '1.png').unlink()
+    files.image(parts / 'train' / 'dog' / 'sub' / '1.png')
+    layout = recognise(parts)
+    assert layout.notes == [] and len(layout.open('train')) == 3
+
+
+def test_folders_of_parts_or_of_other_files_are_no_classes(tmp_path, files):
+    for part in ('train', 'val'):
+        files.image(tmp_path / 'single' / part / 'cat' / '1.png')
+    files.image(tmp_path / 'other' / 'pictures' / '1.png')
+    (tmp_path / 'other' / 'texts').mkdir()
+    (tmp_path / 'other' / 'texts' / '1.txt').touch()
+    for name in ('single', 'other'):
+        with pytest.raises(DataError, match='not any layout that is known'):
+            recognise(tmp_path / name)
+
+
+def test_parts_with_other_classes_are_refused_by_name(parts, files):
+    (parts / 'val' / 'dog').rename(parts / 'val' / 'dogs')
+    with pytest.raises(DataError, match=r"the part 'val' has other classes than 'train': it lacks "
+                                        r'dog and has dogs in addition'):
+        recognise(parts)
+    annotations = [files.annotation(1, 11, 3, [0, 0, 5, 5])]
+    files.coco(parts / 'coco', annotations)
+    files.coco(parts / 'coco', annotations, ((3, 'cat'), (7, 'cow')), name='val.json')
+    with pytest.raises(DataError, match='it lacks dog, owl and has cow in addition'):
+        recognise(parts / 'coco')
 
 
 def test_a_kind_can_be_asked_for_and_nothing_known_says_what_was_looked_for(tmp_path, files):

@@ -27,6 +27,13 @@ def test_a_head_must_have_as_many_classes_as_the_data():
         check_classes(model(5), loader([0, 1], ('a', 'b')))
 
 
+def test_data_that_are_only_evaluated_do_not_tell_the_model_what_it_should_be():
+    with pytest.raises(ValueError, match=r'has 2 classes .*if the model was trained on 5, give '
+                                         r'the dataset the same classes') as error:
+        check_classes(model(5), loader([0, 1], ('a', 'b')), trains=False)
+    assert 'set it to' not in str(error.value)
+
+
 @pytest.mark.parametrize('labels', [np.array([0, 1, 2]), [[0], [1, 2]], [0, 1, 2]])
 def test_labels_outside_the_classes_are_named_before_the_first_step(labels):
     with pytest.raises(ValueError, match=r'1 labels of SimpleNamespace lie outside 0 to 1: \[2\]'):

@@ -157,13 +157,17 @@ class BaseDataset(TorchDataset, ABC):
     def class_index(self, classes: Sequence[str]) -> dict[str, int]:
         """Index of each class: as the config orders them, or as ``classes`` from the files does.
 
+        A class without items is no mistake where the config names all that the files have.
+
         Raises:
-            DataError: if the config names a class that the files do not have.
+            DataError: if the config names a class that the files do not have, while they have
+                others, for then it may be misspelt.
         """
         if self.given_classes is None:
             return {name: i for i, name in enumerate(classes)}
+        others = set(classes) - set(self.given_classes)
         for name in self.given_classes:
-            if name not in classes:
+            if name not in classes and others:
                 near = difflib.get_close_matches(name, classes, n=3)
                 hint = f'; did you mean {" or ".join(near)}?' if near else ''
                 raise DataError(

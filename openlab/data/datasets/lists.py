@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from openlab.config.errors import hint
 from openlab.data.datasets.base import Annotations, BaseDataset, as_labels, preview
 from openlab.data.errors import DataError, Dropped
 from openlab.data.records import RecordTable
@@ -42,7 +43,7 @@ class _ListDataset(BaseDataset):
         return None
 
     def load(self) -> Annotations:
-        """Read the file; rows without a path or with an unknown class are dropped and told."""
+        """Read the file; rows without a path, and unknown classes, are dropped and told."""
         file = self.resolve_path(self.ann_file)
         dropped: list[Dropped] = []
         rows = []
@@ -61,14 +62,20 @@ class _ListDataset(BaseDataset):
             if not found and not self.multi_label:
                 dropped.append(Dropped(f'{file}, {place}', f'{self.label_field!r} is empty'))
                 continue
+            unknown = [n for n in found if n not in index]
+            if unknown:
+                dropped.append(Dropped(f'{file}, {place}', self._unknown(unknown, index, known)))
             if found and not known:
-                dropped.append(Dropped(f'{file}, {place}', f'class {", ".join(found)} is not in '
-                                                           f'classes ({preview(list(index))})'))
                 continue
             records.append(self._record(place, row, [index[n] for n in known]))
         if not names:
             records = [self._record(place, row, None) for place, row in rows]
         return Annotations(self._table(records), tuple(index), dropped)
+
+    def _unknown(self, unknown: list[str], index: dict[str, int], known: list[str]) -> str:
+        near = hint(unknown[0], index)
+        kept = f'; the item is kept with {", ".join(known)}' if known else ''
+        return f'class {", ".join(unknown)} is not in classes ({preview(list(index))}){near}{kept}'
 
     def _problem(self, row: dict[str, Any]) -> str | None:
         if not row.get(self.path_field):

@@ -305,3 +305,14 @@ def test_reading_annotations_needs_no_image(tmp_path):
     dataset = JsonDataset('a.json', tmp_path, pipeline=PIPELINE)
     assert dataset.get_info(0)['img_path'] == 'nowhere.jpg'
     assert io.StringIO(repr(dataset.pipeline)).read().startswith('Compose(')
+
+
+def test_an_unknown_label_among_known_ones_is_told_with_its_line(folder):
+    (folder / 'u.csv').write_text('img_path,label\na.png,cat|dgo\nb.png,dog\nc.png,cot\n')
+    dataset = CsvDataset('u.csv', folder, multi_label=True, classes=['dog', 'cat'])
+    assert list(dataset.labels()) == [[1], [0]]
+    file = folder / 'u.csv'
+    assert [str(d) for d in dataset.dropped] == [
+        f'{file}, line 2: class dgo is not in classes (dog, cat); did you mean dog?; the item is '
+        f'kept with cat',
+        f'{file}, line 4: class cot is not in classes (dog, cat); did you mean cat?']
