@@ -39,7 +39,7 @@ _HEAD = re.compile(r'(^|\.)\w*(head|classifier)s?\w*\.')
 
 
 class LoadError(CheckpointError):
-    """The weights do not fit the model; nothing was loaded.
+    """The weights do not fit the model or are not finite; nothing was loaded.
 
     Attributes:
         report: what fits and what does not.
@@ -170,7 +170,7 @@ def load_weights(
         The report; it can be printed.
 
     Raises:
-        LoadError: if the weights do not fit; the model is as it was.
+        LoadError: if the weights do not fit or are not finite; the model is as it was.
         FileNotFoundError: if there is nothing at ``source``.
         CheckpointError: if a file is damaged, or is a pickle that could run code.
     """
@@ -185,6 +185,12 @@ def load_weights(
     problems = _problems(report, min_matched, allow_missing, replace_head)
     if problems:
         raise LoadError(_refusal(report, problems), report)
+    spoilt = _not_finite(model, chosen)
+    if spoilt:
+        raise LoadError(
+            f'{name} has NaN or infinite values, nothing was loaded: {len(spoilt)} of '
+            f'{len(chosen)} tensors ({_some(spoilt, 3)}); a run that diverged may have written '
+            'it: take an earlier checkpoint', report)
     _copy_into(model, chosen)
     return report
 
@@ -394,6 +400,20 @@ def _refusal(report: LoadReport, problems: Sequence[str]) -> str:
     hint = f'\n{"; ".join(advice)}' if advice else ''
     return (f'the weights do not fit, nothing was loaded: {"; ".join(problems)}\n'
             f'{report}{hint}')
+
+
+def _not_finite(model: nn.Module, chosen: Mapping[str, Tensor]) -> list[str]:
+    """Names of what would spoil the model, each with the number of its bad values."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    spoilt = []
+    for name, tensor in chosen.items():
+        if not tensor.is_floating_point() or tensor.is_meta or tensor.element_size() == 1:
+            continue  # torch cannot ask numbers of 8 bits
+        # a buffer may well be infinite: a mask of attention, say
+        good = tensor.isfinite() if name in parameters else ~tensor.isnan()
+        if not good.all():
+            spoilt.append(f'{name}: {int((~good).sum())} of {tensor.numel()} values')
+    return spoilt
 
 
 @torch.no_grad()

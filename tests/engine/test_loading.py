@@ -253,3 +253,31 @@ def test_what_no_module_can_interpolate_stays_an_error():
     source = VisionTransformer(patch_size=8, embed_dim=32, depth=1, num_heads=2).state_dict()
     with pytest.raises(LoadError, match='of another shape'):
         load_weights(VisionTransformer(patch_size=8, embed_dim=48, depth=1, num_heads=2), source)
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('backbone.conv.weight', float('nan')), ('head.bias', float('inf')),
+    ('backbone.norm.running_var', float('nan'))])
+def test_weights_that_are_not_finite_are_named_and_nothing_is_loaded(name, value):
+    net = Net()
+    before = values(net)
+    state = Net().state_dict()
+    state[name].view(-1)[0] = value
+    number = state[name].numel()
+    with pytest.raises(LoadError, match=rf'NaN or infinite.*1 of 9 tensors \({name}: '
+                                        rf'1 of {number} values\)'):
+        load_weights(net, state)
+    assert same(values(net), before)
+
+
+def test_a_buffer_may_be_infinite_and_what_is_not_loaded_may_be_anything():
+    class Masked(Net):
+        def __init__(self, num_classes=2):
+            super().__init__(num_classes)
+            self.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
+
+    state = Masked(num_classes=3).state_dict()
+    state['head.weight'][:] = torch.nan
+    net = Masked()
+    load_weights(net, state, replace_head=True)
+    assert net.mask[1] == -torch.inf and net.head.weight.isfinite().all()
