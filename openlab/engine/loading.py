@@ -184,7 +184,7 @@ def load_weights(
     report.source, report.averaged, report.metadata = name, averaged, metadata
     problems = _problems(report, min_matched, allow_missing, replace_head)
     if problems:
-        raise LoadError(_refusal(report, problems), report)
+        raise LoadError(_refusal(report, problems, replace_head), report)
     spoilt = _not_finite(model, chosen)
     if spoilt:
         raise LoadError(
@@ -216,9 +216,10 @@ def match(
 
 
 def _rank(report: LoadReport) -> tuple[int, int, int]:
-    # A head of another shape still shows that a renaming is the right one.
+    # A head of another shape still shows that a renaming is the right one. Where nothing fits,
+    # having left out the most is no merit: the first candidate, the plain keys, stays.
     return (report.num_matched, len(report.matched) + len(report.wrong_shape),
-            -len(report.unexpected))
+            -len(report.unexpected) if report.matched else 0)
 
 
 def _candidates(
@@ -390,11 +391,15 @@ def _near(missing: Sequence[str], report: LoadReport) -> str:
     return f'; the source has {near[0]}' if near else ''
 
 
-def _refusal(report: LoadReport, problems: Sequence[str]) -> str:
+def _refusal(report: LoadReport, problems: Sequence[str], replace_head: bool) -> str:
     advice = []
-    if any(_HEAD.search(name) for name in (*report.wrong_shape, *report.missing)):
+    has_head = any(_HEAD.search(name) for name in (*report.wrong_shape, *report.missing))
+    if not report.matched:
+        advice.append('these are weights of another architecture or size, or their names need a '
+                      'key map (key_maps)')
+    elif has_head and not replace_head:
         advice.append('to start with a fresh head give replace_head=True (--replace-head)')
-    if report.missing:
+    if report.matched and report.missing:
         advice.append('to leave other parameters at their initial values give '
                       'allow_missing=[patterns] or min_matched=SHARE')
     hint = f'\n{"; ".join(advice)}' if advice else ''

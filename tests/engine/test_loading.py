@@ -281,3 +281,26 @@ def test_a_buffer_may_be_infinite_and_what_is_not_loaded_may_be_anything():
     net = Masked()
     load_weights(net, state, replace_head=True)
     assert net.mask[1] == -torch.inf and net.head.weight.isfinite().all()
+
+
+def test_weights_of_another_architecture_are_reported_as_they_are_without_a_guess():
+    state = {'features.0.weight': torch.ones(2), 'features.1.weight': torch.ones(2),
+             'classifier.scale': torch.ones(2)}
+    for replace_head in (False, True):
+        with pytest.raises(LoadError, match=r'nothing fits.*(\n.*)*another arch') as error:
+            load_weights(Net(), state, replace_head=replace_head)
+        report = error.value.report
+        assert report.unexpected == list(state)
+        assert report.key_map == '' and not report.dropped
+        assert '--replace-head' not in str(error.value)
+        assert 'min_matched' not in str(error.value)
+
+
+def test_a_fresh_head_is_not_advised_to_who_asked_for_one():
+    state = Net(num_classes=5).state_dict()
+    del state['backbone.conv.weight']
+    with pytest.raises(LoadError, match=r'backbone\.conv\.weight') as error:
+        load_weights(Net(), state, replace_head=True)
+    assert '--replace-head' not in str(error.value)
+    with pytest.raises(LoadError, match='--replace-head'):
+        load_weights(Net(), state)
