@@ -93,6 +93,17 @@ def test_an_old_pickle_is_converted_only_when_its_code_is_trusted(tmp_path):
         convert_weights(old, new, unsafe_pickle=True)
 
 
+def test_the_folder_of_converted_weights_is_made_and_only_once_they_are_read(tmp_path, capsys):
+    old, new = tmp_path / 'old.pth', tmp_path / 'a' / 'b' / 'new.safetensors'
+    assert main(['convert', str(old), str(new)]) == 2
+    assert not (tmp_path / 'a').exists()
+    torch.save(Net().state_dict(), old)
+    assert main(['convert', str(old), str(new)]) == 0
+    assert load_weights(Net(), new).complete
+    assert main(['convert', str(old), str(old / 'new.safetensors')]) == 2
+    assert 'old.pth is no folder' in capsys.readouterr().err
+
+
 def test_a_cut_file_is_named(tmp_path):
     torch.save(Net().state_dict(), tmp_path / 'cut.pth')
     content = (tmp_path / 'cut.pth').read_bytes()
