@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ _CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'model_state', 'module
 _EMA_CONTAINERS = ('ema_state_dict', 'model_ema', 'state_dict_ema', 'params_ema', 'ema')
 # Prefixes that wrappers put before every key.
 _WRAPPERS = ('module.', '_orig_mod.', 'model.')
+_NO_TORCH_FILE = 'it is no file of torch.save; accepted: .pth and .pt files with a state dict'
 _HEAD = re.compile(r'(^|\.)\w*(head|classifier)s?\w*\.')
 
 
@@ -491,14 +493,33 @@ def read_pickle(path: Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         named = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if named is None and not _seems_of_torch(path):
+            raise CheckpointError(f'{path} cannot be read: {_NO_TORCH_FILE}') from error
         what = f' ({named.group(1)})' if named else ''
         raise CheckpointError(
             f'{path} holds pickled objects{what} besides tensors; reading them can run any code, '
             'so it is refused. If you trust the file, convert it once: openlab '
             f'convert {path} {path.with_suffix(".safetensors").name} --unsafe-pickle'
         ) from error
-    except Exception as error:
-        raise CheckpointError(f'{path} cannot be read, it may be cut short: {error}') from error
+    except Exception as error:  # of many types, with words that are torch's own affair
+        raise CheckpointError(f'{path} cannot be read: {_why_unreadable(path, error)}') from error
+
+
+def _seems_of_torch(path: Path) -> bool:
+    """Whether a file begins as torch writes it: as an archive or, long ago, as a pickle."""
+    with path.open('rb') as file:
+        return file.read(4).startswith((b'PK', b'\x80'))
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a file that ``torch.load`` gave up on, in one line."""
+    if path.stat().st_size == 0:
+        return 'it is empty'
+    if not _seems_of_torch(path):
+        return _NO_TORCH_FILE
+    if zipfile.is_zipfile(path):  # whole, so that torch's reason is the matter
+        return str(error).partition('\n')[0]
+    return 'it is cut short or damaged; copy or download it again'
 
 
 def pick_weights(
@@ -519,8 +540,8 @@ def pick_weights(
             f'{path} holds no averaged weights (looked for {", ".join(wanted)}); leave out ema')
     state = tensors_of(content)
     if not state:
-        raise CheckpointError(
-            f'{path} holds no tensors; its keys are {_some([str(k) for k in content])}')
+        keys = f'its keys are {_some([str(k) for k in content])}' if content else 'it is empty'
+        raise CheckpointError(f'{path} holds a dict without tensors; {keys}')
     return state, False, metadata
 
 

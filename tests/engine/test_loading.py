@@ -108,8 +108,40 @@ def test_a_cut_file_is_named(tmp_path):
     torch.save(Net().state_dict(), tmp_path / 'cut.pth')
     content = (tmp_path / 'cut.pth').read_bytes()
     (tmp_path / 'cut.pth').write_bytes(content[:len(content) // 2])
-    with pytest.raises(CheckpointError, match=r'cut\.pth cannot be read'):
+    with pytest.raises(CheckpointError, match=r'cut\.pth cannot be read: it is cut short'):
         load_weights(Net(), tmp_path / 'cut.pth')
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (b'hello world, some text', 'it is no file of torch.save'),
+    (b'<html>not found</html>', 'it is no file of torch.save'),
+    (b'', 'it is empty'),
+    (b'PK\x03\x04 and no more', 'it is cut short or damaged'),
+    (b'\x80\x02', 'it is cut short or damaged'),
+])
+def test_a_file_that_is_not_of_torch_is_told_in_one_line(tmp_path, content, message):
+    file = tmp_path / 'some.pth'
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_weights(Net(), file)
+    assert '\n' not in str(error.value) and '--unsafe-pickle' not in str(error.value)
+
+
+@pytest.mark.filterwarnings('ignore')  # TorchScript is deprecated, its files are not gone
+def test_a_whole_archive_that_torch_does_not_take_comes_with_its_reason(tmp_path):
+    torch.jit.script(nn.Linear(1, 1)).save(tmp_path / 'script.pt')
+    with pytest.raises(CheckpointError, match=r'script\.pt cannot be read: .*TorchScript'):
+        load_weights(Net(), tmp_path / 'script.pt')
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    ({}, 'holds a dict without tensors; it is empty'),
+    ({'epoch': 3}, 'holds a dict without tensors; its keys are epoch'),
+])
+def test_a_dict_without_tensors_is_told(tmp_path, content, message):
+    torch.save(content, tmp_path / 'some.pth')
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(Net(), tmp_path / 'some.pth')
 
 
 def test_one_missing_parameter_is_refused_and_nothing_is_loaded():
