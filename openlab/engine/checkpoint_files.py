@@ -362,7 +362,8 @@ def _what_is_near(path: Path) -> str:
         return accepted
     weights = sorted(file.name for file in path.iterdir() if file.name.endswith(_LOADABLE))
     found = f'in it is {weights[0]}, which can be given; ' if weights else ''
-    return f'the folder is there but has no {WEIGHTS} and no checkpoints of a run; {found}{accepted}'
+    return (f'the folder is there but has no {WEIGHTS} and no checkpoints of a run; '
+            f'{found}{accepted}')
 
 
 def checkpoints_in(work_dir: Path) -> Path:
