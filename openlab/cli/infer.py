@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,13 +44,11 @@ def run(args: argparse.Namespace) -> int:
     """Predict, print, save; 1 if inputs were skipped."""
     import json
     import sys
-    from pathlib import Path
 
+    _check_options(args)
     from openlab.apis.inference import Inferencer
     from openlab.apis.result_files import plain_result
 
-    if args.topk < 1:
-        raise ValueError(f'--topk must be at least 1, not {args.topk}')
     model = Inferencer(args.model, args.weights, device=args.device, classes=args.classes,
                        precision=args.precision, overrides=args.overrides,
                        gallery=args.gallery)
@@ -75,6 +74,34 @@ def run(args: argparse.Namespace) -> int:
     if model.results_file is not None:
         print(f'saved {model.results_file}', file=sys.stderr)
     return 1 if model.skipped else 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what could only fail once the model has been loaded and has worked.
+
+    Raises:
+        ValueError: naming the option and what it takes.
+    """
+    for option, value in (('--topk', args.topk), ('--batch-size', args.batch_size)):
+        if value < 1:
+            raise ValueError(f'{option} must be at least 1, not {value}')
+    if args.out is not None:
+        for path in (Path(args.out), *Path(args.out).parents):
+            if path.exists() and not path.is_dir():
+                raise ValueError(f'--out {args.out}: {path} is a file; --out takes a folder, '
+                                 'which is made if it is not there')
+    if args.json is not None and args.json != '-':
+        _check_json(Path(args.json), None if args.out is None else Path(args.out))
+
+
+def _check_json(file: Path, out: Path | None) -> None:
+    accepted = '--json takes a file in a folder that exists, or - for standard output'
+    if file.is_dir():
+        raise ValueError(f'--json {file}: it is a folder; {accepted}')
+    made = () if out is None else (out, *out.parents)  # will be there by then
+    if not file.parent.is_dir() and file.parent not in made:
+        what = 'is no folder' if file.parent.exists() else 'does not exist'
+        raise ValueError(f'--json {file}: {file.parent} {what}; {accepted}')
 
 
 def _check_answers(model: Inferencer, name: str) -> None:

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Count or measure, and print."""
+    _check_numbers(args)
     from openlab.apis import model_stats
     from openlab.config import load_config
 
@@ -57,6 +58,19 @@ def run(args: argparse.Namespace) -> int:
         print(f'{timing.median * 1e3:.2f} ms median, {timing.p95 * 1e3:.2f} ms p95 for {size} on '
               f'{timing.device} ({timing.passes} passes)')
     return 0
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that would count or measure nothing, before anything is built."""
+    for option, least in (('depth', 0), ('batch_size', 1)):
+        value = getattr(args, option, least)
+        if value < least:
+            raise ValueError(f'--{option.replace("_", "-")} must be at least {least}, not {value}')
+    if args.shape and min(args.shape) < 1:
+        raise ValueError(f'--shape takes sizes of at least 1, not {args.shape}')
+    seconds = getattr(args, 'seconds', 1.0)
+    if not 0 < seconds < float('inf'):
+        raise ValueError(f'--seconds must be above 0, not {seconds:g}')
 
 
 def print_stats(stats: object, depth: int) -> None:

@@ -36,6 +36,7 @@ SHARDED = 'sharded'
 META = 'meta.json'
 FOLDER = 'checkpoints'
 FORMAT = 1
+_LOADABLE = ('.safetensors', '.safetensors.index.json', '.pth', '.pt')
 _TEMPORARY, _REPLACED, _TRASH = '.tmp-', '.old-', '.trash-'
 
 
@@ -355,7 +356,14 @@ def _what_is_near(path: Path) -> str:
               if read_pointer(parent, file.stem) is not None]
     if names:
         return f'{parent} holds {", ".join(names)}'
-    return 'give a checkpoint folder, a .safetensors, .pth or .pt file, or the work_dir of a run'
+    accepted = (
+        'give a checkpoint folder, a .safetensors, .pth or .pt file, or the work_dir of a run')
+    if not path.is_dir():
+        return accepted
+    weights = sorted(file.name for file in path.iterdir() if file.name.endswith(_LOADABLE))
+    found = f'in it is {weights[0]}, which can be given; ' if weights else ''
+    return (f'the folder is there but has no {WEIGHTS} and no checkpoints of a run; '
+            f'{found}{accepted}')
 
 
 def checkpoints_in(work_dir: Path) -> Path:

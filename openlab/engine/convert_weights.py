@@ -18,7 +18,7 @@ def convert_weights(source: Path, target: Path, *, unsafe_pickle: bool = False,
 
     Args:
         source: what ``load_weights`` takes.
-        target: a new ``.safetensors`` file.
+        target: a new ``.safetensors`` file; its folder is made if need be.
         unsafe_pickle: read ``source`` with Python's pickle, which runs whatever code it holds.
         ema: take averaged weights; by default where a checkpoint folder has them.
 
@@ -27,17 +27,23 @@ def convert_weights(source: Path, target: Path, *, unsafe_pickle: bool = False,
 
     Raises:
         FileExistsError: if there is something at ``target``.
+        NotADirectoryError: if the folder of ``target`` cannot be, for a file has its name.
     """
     if target.suffix != '.safetensors':
         raise ValueError(f'{target} must end in .safetensors')
     if target.exists():
         raise FileExistsError(f'{target} exists; choose another name or remove it')
+    in_the_way = next((p for p in target.parents if p.exists() and not p.is_dir()), None)
+    if in_the_way is not None:
+        raise NotADirectoryError(
+            f'{target} cannot be written: {in_the_way} is no folder; choose another place')
     if unsafe_pickle:
         content = torch.load(source, map_location='cpu', weights_only=False)
         state, _, metadata = pick_weights(content, source, ema)
     else:
         state, _, metadata = read_state(source, ema)
     kept = {key: value for key, value in metadata.items() if _is_json(value)}
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_weights(target, state, {**kept, 'converted_from': source.name})
     return len(state)
 

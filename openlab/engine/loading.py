@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +36,12 @@ _CONTAINERS = ('state_dict', 'model', 'model_state_dict', 'model_state', 'module
 _EMA_CONTAINERS = ('ema_state_dict', 'model_ema', 'state_dict_ema', 'params_ema', 'ema')
 # Prefixes that wrappers put before every key.
 _WRAPPERS = ('module.', '_orig_mod.', 'model.')
+_NO_TORCH_FILE = 'it is no file of torch.save; accepted: .pth and .pt files with a state dict'
 _HEAD = re.compile(r'(^|\.)\w*(head|classifier)s?\w*\.')
 
 
 class LoadError(CheckpointError):
-    """The weights do not fit the model; nothing was loaded.
+    """The weights do not fit the model or are not finite; nothing was loaded.
 
     Attributes:
         report: what fits and what does not.
@@ -170,7 +172,7 @@ def load_weights(
         The report; it can be printed.
 
     Raises:
-        LoadError: if the weights do not fit; the model is as it was.
+        LoadError: if the weights do not fit or are not finite; the model is as it was.
         FileNotFoundError: if there is nothing at ``source``.
         CheckpointError: if a file is damaged, or is a pickle that could run code.
     """
@@ -184,7 +186,13 @@ def load_weights(
     report.source, report.averaged, report.metadata = name, averaged, metadata
     problems = _problems(report, min_matched, allow_missing, replace_head)
     if problems:
-        raise LoadError(_refusal(report, problems), report)
+        raise LoadError(_refusal(report, problems, replace_head), report)
+    spoilt = _not_finite(model, chosen)
+    if spoilt:
+        raise LoadError(
+            f'{name} has NaN or infinite values, nothing was loaded: {len(spoilt)} of '
+            f'{len(chosen)} tensors ({_some(spoilt, 3)}); a run that diverged may have written '
+            'it: take an earlier checkpoint', report)
     _copy_into(model, chosen)
     return report
 
@@ -210,9 +218,10 @@ def match(
 
 
 def _rank(report: LoadReport) -> tuple[int, int, int]:
-    # A head of another shape still shows that a renaming is the right one.
+    # A head of another shape still shows that a renaming is the right one. Where nothing fits,
+    # having left out the most is no merit: the first candidate, the plain keys, stays.
     return (report.num_matched, len(report.matched) + len(report.wrong_shape),
-            -len(report.unexpected))
+            -len(report.unexpected) if report.matched else 0)
 
 
 def _candidates(
@@ -384,16 +393,34 @@ def _near(missing: Sequence[str], report: LoadReport) -> str:
     return f'; the source has {near[0]}' if near else ''
 
 
-def _refusal(report: LoadReport, problems: Sequence[str]) -> str:
+def _refusal(report: LoadReport, problems: Sequence[str], replace_head: bool) -> str:
     advice = []
-    if any(_HEAD.search(name) for name in (*report.wrong_shape, *report.missing)):
+    has_head = any(_HEAD.search(name) for name in (*report.wrong_shape, *report.missing))
+    if not report.matched:
+        advice.append('these are weights of another architecture or size, or their names need a '
+                      'key map (key_maps)')
+    elif has_head and not replace_head:
         advice.append('to start with a fresh head give replace_head=True (--replace-head)')
-    if report.missing:
+    if report.matched and report.missing:
         advice.append('to leave other parameters at their initial values give '
                       'allow_missing=[patterns] or min_matched=SHARE')
     hint = f'\n{"; ".join(advice)}' if advice else ''
     return (f'the weights do not fit, nothing was loaded: {"; ".join(problems)}\n'
             f'{report}{hint}')
+
+
+def _not_finite(model: nn.Module, chosen: Mapping[str, Tensor]) -> list[str]:
+    """Names of what would spoil the model, each with the number of its bad values."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    spoilt = []
+    for name, tensor in chosen.items():
+        if not tensor.is_floating_point() or tensor.is_meta or tensor.element_size() == 1:
+            continue  # torch cannot ask numbers of 8 bits
+        # a buffer may well be infinite: a mask of attention, say
+        good = tensor.isfinite() if name in parameters else ~tensor.isnan()
+        if not good.all():
+            spoilt.append(f'{name}: {int((~good).sum())} of {tensor.numel()} values')
+    return spoilt
 
 
 @torch.no_grad()
@@ -466,14 +493,33 @@ def read_pickle(path: Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         named = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if named is None and not _seems_of_torch(path):
+            raise CheckpointError(f'{path} cannot be read: {_NO_TORCH_FILE}') from error
         what = f' ({named.group(1)})' if named else ''
         raise CheckpointError(
             f'{path} holds pickled objects{what} besides tensors; reading them can run any code, '
             'so it is refused. If you trust the file, convert it once: openlab '
             f'convert {path} {path.with_suffix(".safetensors").name} --unsafe-pickle'
         ) from error
-    except Exception as error:
-        raise CheckpointError(f'{path} cannot be read, it may be cut short: {error}') from error
+    except Exception as error:  # of many types, with words that are torch's own affair
+        raise CheckpointError(f'{path} cannot be read: {_why_unreadable(path, error)}') from error
+
+
+def _seems_of_torch(path: Path) -> bool:
+    """Whether a file begins as torch writes it: as an archive or, long ago, as a pickle."""
+    with path.open('rb') as file:
+        return file.read(4).startswith((b'PK', b'\x80'))
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a file that ``torch.load`` gave up on, in one line."""
+    if path.stat().st_size == 0:
+        return 'it is empty'
+    if not _seems_of_torch(path):
+        return _NO_TORCH_FILE
+    if zipfile.is_zipfile(path):  # whole, so that torch's reason is the matter
+        return str(error).partition('\n')[0]
+    return 'it is cut short or damaged; copy or download it again'
 
 
 def pick_weights(
@@ -494,8 +540,8 @@ def pick_weights(
             f'{path} holds no averaged weights (looked for {", ".join(wanted)}); leave out ema')
     state = tensors_of(content)
     if not state:
-        raise CheckpointError(
-            f'{path} holds no tensors; its keys are {_some([str(k) for k in content])}')
+        keys = f'its keys are {_some([str(k) for k in content])}' if content else 'it is empty'
+        raise CheckpointError(f'{path} holds a dict without tensors; {keys}')
     return state, False, metadata
 
 

@@ -367,6 +367,31 @@ def test_the_command_reports_a_bad_file_in_one_message(tmp_path, folder, capsys)
     assert f'skipped {missing}' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('options', 'message'), [
+    (['--out', 'afile'], '--out afile: afile is a file; --out takes a folder'),
+    (['--out', 'afile/x'], '--out afile/x: afile is a file; --out takes a folder'),
+    (['--json', 'nodir/x.json'], '--json nodir/x.json: nodir does not exist; --json takes a file'),
+    (['--json', 'afile/x.json'], '--json afile/x.json: afile is no folder; --json takes a file'),
+    (['--json', 'adir'], '--json adir: it is a folder; --json takes a file'),
+    (['--batch-size', '0'], '--batch-size must be at least 1, not 0'),
+    (['--topk', '-1'], '--topk must be at least 1, not -1'),
+])
+def test_the_command_refuses_options_before_it_looks_for_a_model(tmp_path, monkeypatch, capsys,
+                                                                 options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'afile').write_text('text')
+    (tmp_path / 'adir').mkdir()
+    assert main(['infer', 'no_such_model', 'no.png', *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_json_of_the_command_may_lie_in_the_folder_that_it_makes(tmp_path, folder):
+    run, out = saved_run(tmp_path), tmp_path / 'new' / 'out'
+    assert main(['infer', str(run), str(folder / 'a.png'), '--device', 'cpu', '--out', str(out),
+                 '--json', str(out / 'all.json')]) == 0
+    assert json.loads((out / 'all.json').read_text())
+
+
 def test_importing_openlab_stays_free_of_torch_until_the_inferencer_is_asked_for():
     code = ('import sys, openlab; assert "torch" not in sys.modules; '
             'openlab.Inferencer; assert "torch" in sys.modules')

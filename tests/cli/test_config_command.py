@@ -100,6 +100,20 @@ def test_flops_take_a_shape(config, capsys):
     assert 'one forward pass of 1x3x64x64' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(('what', 'option', 'value', 'message'), [
+    ('throughput', '--batch-size', '0', '--batch-size must be at least 1, not 0'),
+    ('throughput', '--seconds', 'nan', '--seconds must be above 0, not nan'),
+    ('latency', '--seconds', '-1', '--seconds must be above 0, not -1'),
+    ('params', '--depth', '-1', '--depth must be at least 0, not -1'),
+    ('flops', '--shape', '0', '--shape takes sizes of at least 1'),
+])
+def test_numbers_that_would_measure_nothing_are_refused(config, capsys, what, option, value,
+                                                        message):
+    assert cli.main(['model', what, config, option, value]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and not out
+
+
 def test_latency_and_throughput_are_measured(config, capsys):
     assert cli.main(['model', 'latency', config, '--seconds', '0.05', '--device', 'cpu']) == 0
     assert cli.main(['model', 'throughput', config, '--seconds', '0.05', '--device', 'cpu',

@@ -113,3 +113,14 @@ def test_each_process_of_a_launch_gets_the_same_options_but_gpus():
     before = parser.parse_args([*given, '--gpus', '4'])
     after = parser.parse_args(train.relaunch_arguments(before)[1:])
     assert {**vars(before), 'gpus': None} == vars(after)
+
+
+def test_a_resume_without_its_checkpoint_leaves_nothing_behind(tmp_path, run, capsys):
+    (run / 'recorded.py').write_text(CONFIG.replace('run_folder=None, ', ''))
+    work, config = tmp_path / 'work', str(run / 'recorded.py')
+    assert main(['train', config, '--work-dir', str(work), '--resume',
+                 str(tmp_path / 'nowhere')]) == 2
+    assert 'no checkpoint at' in capsys.readouterr().err
+    assert not work.exists()
+    assert main(['train', config, '--work-dir', str(work)]) == 0
+    assert len(list(work.glob('starts/*/run.json'))) == 1

@@ -143,3 +143,18 @@ def test_files_of_results_are_not_taken_for_checkpoints(tmp_path):
     with pytest.raises(FileNotFoundError, match='give a checkpoint folder') as error:
         resolve_checkpoint(tmp_path)
     assert 'holds' not in str(error.value)
+
+
+def test_a_folder_without_weights_is_told_from_one_that_is_missing(tmp_path):
+    folder = tmp_path / 'hub'
+    folder.mkdir()
+    (folder / 'config.json').write_text('{}')
+    lacks = r'the folder is there but has no model\.safetensors and no checkpoints of a run; '
+    with pytest.raises(FileNotFoundError, match=lacks + 'give a checkpoint folder'):
+        resolve_checkpoint(folder)
+    (folder / 'net.pth').touch()
+    with pytest.raises(FileNotFoundError, match=lacks + r'in it is net\.pth'):
+        resolve_checkpoint(folder)
+    with pytest.raises(FileNotFoundError) as error:
+        resolve_checkpoint(tmp_path / 'missing')
+    assert 'the folder is there' not in str(error.value)

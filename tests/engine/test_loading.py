@@ -93,12 +93,55 @@ def test_an_old_pickle_is_converted_only_when_its_code_is_trusted(tmp_path):
         convert_weights(old, new, unsafe_pickle=True)
 
 
+def test_the_folder_of_converted_weights_is_made_and_only_once_they_are_read(tmp_path, capsys):
+    old, new = tmp_path / 'old.pth', tmp_path / 'a' / 'b' / 'new.safetensors'
+    assert main(['convert', str(old), str(new)]) == 2
+    assert not (tmp_path / 'a').exists()
+    torch.save(Net().state_dict(), old)
+    assert main(['convert', str(old), str(new)]) == 0
+    assert load_weights(Net(), new).complete
+    assert main(['convert', str(old), str(old / 'new.safetensors')]) == 2
+    assert 'old.pth is no folder' in capsys.readouterr().err
+
+
 def test_a_cut_file_is_named(tmp_path):
     torch.save(Net().state_dict(), tmp_path / 'cut.pth')
     content = (tmp_path / 'cut.pth').read_bytes()
     (tmp_path / 'cut.pth').write_bytes(content[:len(content) // 2])
-    with pytest.raises(CheckpointError, match=r'cut\.pth cannot be read'):
+    with pytest.raises(CheckpointError, match=r'cut\.pth cannot be read: it is cut short'):
         load_weights(Net(), tmp_path / 'cut.pth')
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (b'hello world, some text', 'it is no file of torch.save'),
+    (b'<html>not found</html>', 'it is no file of torch.save'),
+    (b'', 'it is empty'),
+    (b'PK\x03\x04 and no more', 'it is cut short or damaged'),
+    (b'\x80\x02', 'it is cut short or damaged'),
+])
+def test_a_file_that_is_not_of_torch_is_told_in_one_line(tmp_path, content, message):
+    file = tmp_path / 'some.pth'
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_weights(Net(), file)
+    assert '\n' not in str(error.value) and '--unsafe-pickle' not in str(error.value)
+
+
+@pytest.mark.filterwarnings('ignore')  # TorchScript is deprecated, its files are not gone
+def test_a_whole_archive_that_torch_does_not_take_comes_with_its_reason(tmp_path):
+    torch.jit.script(nn.Linear(1, 1)).save(tmp_path / 'script.pt')
+    with pytest.raises(CheckpointError, match=r'script\.pt cannot be read: .*TorchScript'):
+        load_weights(Net(), tmp_path / 'script.pt')
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    ({}, 'holds a dict without tensors; it is empty'),
+    ({'epoch': 3}, 'holds a dict without tensors; its keys are epoch'),
+])
+def test_a_dict_without_tensors_is_told(tmp_path, content, message):
+    torch.save(content, tmp_path / 'some.pth')
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(Net(), tmp_path / 'some.pth')
 
 
 def test_one_missing_parameter_is_refused_and_nothing_is_loaded():
@@ -253,3 +296,54 @@ def test_what_no_module_can_interpolate_stays_an_error():
     source = VisionTransformer(patch_size=8, embed_dim=32, depth=1, num_heads=2).state_dict()
     with pytest.raises(LoadError, match='of another shape'):
         load_weights(VisionTransformer(patch_size=8, embed_dim=48, depth=1, num_heads=2), source)
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('backbone.conv.weight', float('nan')), ('head.bias', float('inf')),
+    ('backbone.norm.running_var', float('nan'))])
+def test_weights_that_are_not_finite_are_named_and_nothing_is_loaded(name, value):
+    net = Net()
+    before = values(net)
+    state = Net().state_dict()
+    state[name].view(-1)[0] = value
+    number = state[name].numel()
+    with pytest.raises(LoadError, match=rf'NaN or infinite.*1 of 9 tensors \({name}: '
+                                        rf'1 of {number} values\)'):
+        load_weights(net, state)
+    assert same(values(net), before)
+
+
+def test_a_buffer_may_be_infinite_and_what_is_not_loaded_may_be_anything():
+    class Masked(Net):
+        def __init__(self, num_classes=2):
+            super().__init__(num_classes)
+            self.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
+
+    state = Masked(num_classes=3).state_dict()
+    state['head.weight'][:] = torch.nan
+    net = Masked()
+    load_weights(net, state, replace_head=True)
+    assert net.mask[1] == -torch.inf and net.head.weight.isfinite().all()
+
+
+def test_weights_of_another_architecture_are_reported_as_they_are_without_a_guess():
+    state = {'features.0.weight': torch.ones(2), 'features.1.weight': torch.ones(2),
+             'classifier.scale': torch.ones(2)}
+    for replace_head in (False, True):
+        with pytest.raises(LoadError, match=r'nothing fits.*(\n.*)*another arch') as error:
+            load_weights(Net(), state, replace_head=replace_head)
+        report = error.value.report
+        assert report.unexpected == list(state)
+        assert report.key_map == '' and not report.dropped
+        assert '--replace-head' not in str(error.value)
+        assert 'min_matched' not in str(error.value)
+
+
+def test_a_fresh_head_is_not_advised_to_who_asked_for_one():
+    state = Net(num_classes=5).state_dict()
+    del state['backbone.conv.weight']
+    with pytest.raises(LoadError, match=r'backbone\.conv\.weight') as error:
+        load_weights(Net(), state, replace_head=True)
+    assert '--replace-head' not in str(error.value)
+    with pytest.raises(LoadError, match='--replace-head'):
+        load_weights(Net(), state)

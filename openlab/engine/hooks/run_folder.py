@@ -40,6 +40,7 @@ class RunFolderHook(Hook):
     def __init__(self, curves: bool = True, share: float = 0.05):
         self.curves = curves
         self.share = share
+        self._is_recorded = False
         self._thread: threading.Thread | None = None
         self._drawing: subprocess.Popen[bytes] | None = None
         self._drawing_since = 0.0
@@ -47,10 +48,28 @@ class RunFolderHook(Hook):
         self._started = 0.0
 
     def before_run(self, runner: Runner) -> None:
-        """Write the config now, and what takes asking (git, versions) beside the training."""
-        if runner.rank != 0:
-            return
+        """Look at the clock; nothing is written yet: resuming may fail, and nothing start."""
         self._started = perf_counter()
+
+    def before_train(self, runner: Runner) -> None:
+        """Put the config of the training beside its checkpoints; a test must not replace it."""
+        self._record(runner)
+        if runner.rank == 0:
+            save_config(getattr(runner, 'cfg', None), Path(runner.work_dir))
+
+    def before_val(self, runner: Runner) -> None:
+        """Record a start that only validates."""
+        self._record(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Record a start that only tests."""
+        self._record(runner)
+
+    def _record(self, runner: Runner) -> None:
+        """Write the config now, and what takes asking (git, versions) beside the training."""
+        if runner.rank != 0 or self._is_recorded:
+            return
+        self._is_recorded = True
         cfg = getattr(runner, 'cfg', None)
         start = Path(runner.work_dir) / 'starts' / runner.timestamp
         start.mkdir(parents=True, exist_ok=True)
@@ -63,11 +82,6 @@ class RunFolderHook(Hook):
                     'overrides': [str(o) for o in getattr(cfg, 'overrides', None) or ()],
                     'world_size': runner.world_size})
         self._thread.start()
-
-    def before_train(self, runner: Runner) -> None:
-        """Put the config of the training beside its checkpoints; a test must not replace it."""
-        if runner.rank == 0:
-            save_config(getattr(runner, 'cfg', None), Path(runner.work_dir))
 
     def after_val(self, runner: Runner) -> None:
         """Redraw the curves, unless that would take too much of the time."""
