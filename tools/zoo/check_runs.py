@@ -23,6 +23,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from family_files import ROOT, ZOO
 from mmpretrain_peer import NOT_COMPARED, Peer, zero_what_was_not_trained
@@ -33,7 +34,9 @@ from openlab.apis.contracts import check_contract, misfit, read_contracts
 from openlab.config import load_config
 from openlab.config.build import build
 from openlab.engine.loading import load_weights
+from openlab.registry import TRANSFORMS
 from openlab.zoo.index import entries, files_of
+from openlab.zoo.recipe import pipeline_of
 
 CONFIGS = ROOT / 'configs'
 FILE = ZOO / 'checks.json'
@@ -708,6 +711,10 @@ def with_same_outputs(name: str, record: dict[str, Any],
                       compared: dict[str, bool]) -> dict[str, Any] | None:
     """The record after a comparison with mmpretrain's network; None if they differ."""
     peer = Peer(name)
+    problem = preparation_differs(peer)
+    if problem:
+        print(f'{name}: {problem}', flush=True)
+        return None
     if re.search(NOT_COMPARED, name):
         return record
     key = json.dumps([record, peer.model_cfg.backbone.to_dict()], default=str)
@@ -716,6 +723,21 @@ def with_same_outputs(name: str, record: dict[str, Any],
         print(f'{name}: {problem or "same outputs"}', flush=True)
         compared[key] = not problem
     return {**record, 'proof': OUTPUTS} if compared[key] else None
+
+
+def preparation_differs(peer: Peer) -> str:
+    """Whether an image comes out otherwise than of mmpretrain's own steps, before normalising."""
+    told = peer.preprocessing or {}
+    if 'resize' not in told:
+        return ''
+    size = (32, 32) if 'cifar' in peer.name else (400, 451)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    results: dict[str, Any] = {'img': image.copy()}
+    for step in pipeline_of(told)[1:-1]:
+        results = build(step, TRANSFORMS, 'step')(results)
+    expected = peer.prepare(image)
+    return '' if np.array_equal(results['img'], expected) else (
+        f'images are prepared otherwise: {results["img"].shape}, there {expected.shape}')
 
 
 def outputs_differ(peer: Peer, record: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -105,6 +106,16 @@ class Peer:
         order = 1 if found.get('to_rgb', False) or 'cifar' in self.name else -1
         mean, std = ([round(float(n), 4) for n in found[key]][::order] for key in ('mean', 'std'))
         return {'mean': mean, 'std': std, **_geometry(self.cfg.get('test_dataloader') or {})}
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """An RGB image (H, W, 3) after the steps of evaluation, before its normalisation."""
+        from mmengine.dataset import Compose
+        from mmpretrain.registry import TRANSFORMS
+
+        steps = [TRANSFORMS.build(step) for step in self.cfg.test_dataloader.dataset.pipeline
+                 if step['type'] not in ('LoadImageFromFile', 'PackInputs')]
+        results = {'img': np.ascontiguousarray(image[..., ::-1]), 'img_shape': image.shape[:2]}
+        return Compose(steps)(results)['img'][..., ::-1]
 
     @property
     def takes_bgr(self) -> bool:
